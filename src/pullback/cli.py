@@ -1,0 +1,111 @@
+"""The command line: `pullback report`, and what comes after it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from pullback.errors import InputError
+from pullback.report import Settings, make_report
+
+app = typer.Typer(
+    help="Measure, and act on, the geometry of neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+DEFAULT = Settings()
+
+
+@app.callback()
+def main() -> None:
+    """Measure, and act on, the geometry of neural networks."""
+
+
+@app.command()
+def report(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits, mnist, fashion-mnist, cifar10, or FILE.py:make_loader, which returns a "
+            "loader of (inputs, labels) batches or a pair (train, test) of loaders."
+        ),
+    ] = DEFAULT.data,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="conv, mlp, or FILE.py:make_model, which returns a torch.nn.Module; it is called "
+            "with (input shape, classes) if it takes two arguments."
+        ),
+    ] = DEFAULT.model,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Weights to start from, .pt or .safetensors."),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train, or measure the network as it is.")
+    ] = DEFAULT.train,
+    epochs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Passes over the data; by default about 1,500 updates."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples an update, for data given by name.")
+    ] = DEFAULT.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of gradient descent with momentum 0.9.")
+    ] = DEFAULT.learning_rate,
+    seed: Annotated[int, typer.Option(help="For everything random.")] = DEFAULT.seed,
+    samples: Annotated[
+        int, typer.Option(help="On how many samples the tangent kernel is taken.")
+    ] = DEFAULT.samples,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("pullback-report"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
+) -> None:
+    """Measure the geometry of a network while it learns real images; leave a report as HTML.
+
+    Without options: a small convolutional network on 8x8 digits, about a minute.
+    """
+    try:
+        settings = Settings(
+            data=data,
+            model=model,
+            checkpoint=checkpoint,
+            train=train,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            samples=samples,
+        )
+        page = make_report(settings, out, resume=resume, progress=True)
+    except InputError as error:
+        complain(f"Error: {error}")
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as interrupt:
+        complain(f"Interrupted. To go on: {again()}")
+        raise typer.Exit(130) from interrupt
+    print(page)
+
+
+def complain(message: str) -> None:
+    """One line on standard error, as it is: no markup, no wrapping."""
+    Console(stderr=True).print(
+        " ".join(message.split()), markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def again() -> str:
+    """The command that continues this one."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["pullback", *words, "--resume"])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,34 @@
+"""Data sets of images, by name.
+
+```python
+from pullback.data import load
+
+train = load("mnist")  # after `make data`
+train.inputs, train.labels  # float32 (60000, 1, 28, 28), int64 (60000,)
+```
+
+To add a set, write one file beside `mnist.py` that registers it, and import that file below.
+"""
+
+from __future__ import annotations
+
+from pullback.data import cifar10, digits, fashion_mnist, mnist  # noqa: F401  (each registers)
+from pullback.data.fetched import FetchedSet, Figures, folder
+from pullback.data.images import Images, load
+from pullback.data.packages import DebianPackage, FetchError, NpmPackage
+from pullback.data.registry import ImageSet, Pixels, register, registered
+
+__all__ = [
+    "DebianPackage",
+    "FetchError",
+    "FetchedSet",
+    "Figures",
+    "ImageSet",
+    "Images",
+    "NpmPackage",
+    "Pixels",
+    "folder",
+    "load",
+    "register",
+    "registered",
+]

@@ -1,0 +1,1 @@
+"""Operators on function space: tangent kernels, their spectra, their alignment."""

@@ -1,0 +1,1 @@
+"""Operators on parameter space: one file for each representation, one algebra."""

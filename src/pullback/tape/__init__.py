@@ -1,0 +1,1 @@
+"""The tape: one forward pass, one backward pass a cotangent, everything recorded."""

@@ -1,0 +1,75 @@
+"""Normalisation layers: an elementwise scale and shift of a normalised input.
+
+Layouts: `x` (e, n, t) is the normalised input and `g` (k, e, n, t) the gradients, for e elements of
+the scale and t positions that share each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pullback.parameters import accumulation_dtype
+from pullback.tape.use import SavedInput, Use
+
+
+class ScaleUse(Use):
+    """A use `weight * normalised(x) + bias`.
+
+    Args:
+        weight, bias: their names, or None.
+        shape: the shape of both.
+        x: the operation's input, with the samples in front.
+        normalise: the operation without scale and shift.
+        channels_first: whether the scale runs along dimension 1 (batch, group and instance norm)
+            or along the last ones (layer and RMS norm).
+    """
+
+    way = "normalisation"
+
+    def __init__(
+        self,
+        weight: str | None,
+        bias: str | None,
+        shape: torch.Size,
+        x: Tensor,
+        normalise: Callable[[Tensor], Tensor],
+        channels_first: bool,
+    ) -> None:
+        self.weight, self.bias, self.shape = weight, bias, shape
+        self.names = tuple(name for name in (weight, bias) if name is not None)
+        self._x = SavedInput(x)
+        self._normalise = normalise
+        self._channels_first = channels_first
+        self.dtype = accumulation_dtype(x.dtype)
+
+    def _laid_out(self, values: Tensor) -> Float[Tensor, "e n t"]:
+        values = values.to(self.dtype)
+        elements = math.prod(self.shape)
+        if self._channels_first:
+            return values.reshape(len(values), elements, -1).transpose(0, 1)
+        return values.reshape(len(values), -1, elements).permute(2, 0, 1)
+
+    def stack(self, gradients: Sequence[Tensor]) -> Float[Tensor, "k e n t"]:
+        rows = [self._laid_out(g) for g in gradients]
+        return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+
+    @property
+    def floats(self) -> tuple[int, int]:
+        count = self._x.get()[0].numel()
+        return count, count
+
+    def per_sample(self, g: Tensor) -> dict[str, Tensor]:
+        out = {}
+        lead = (g.shape[0], g.shape[2])
+        if self.weight is not None:
+            x = self._laid_out(self._normalise(self._x.get()))
+            products = torch.linalg.vecdot(g, x)  # (k, e, n)
+            out[self.weight] = products.transpose(1, 2).reshape(*lead, *self.shape)
+        if self.bias is not None:
+            out[self.bias] = g.sum(-1).transpose(1, 2).reshape(*lead, *self.shape)
+        return out

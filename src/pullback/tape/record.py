@@ -1,0 +1,278 @@
+"""Recording: run the module once, keep each use of a parameter, then pull cotangents back.
+
+The module is called with detached parameters under a `TorchFunctionMode`, which sees every
+operation that takes one, whatever module it came from. Its input is kept and its output enters the
+autograd graph; the weights never require a gradient, so a backward pass computes input gradients
+and nothing else, and the user's module is not touched. Tied weights and modules called twice are
+simply two uses of one parameter.
+
+The structured rules trust that dimension 0 of what they see is the sample. `inspect` finds out
+where that holds, by running a few samples in two batch sizes; parameters used elsewhere take the
+generic way, and a module whose samples depend on each other is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils import _pytree as pytree
+
+from pullback.batches import Batch
+from pullback.errors import InputError
+from pullback.network import Network, check_finite_outputs
+from pullback.tape.affine import AffineLayout, AffineUse
+from pullback.tape.generic import GenericUse, can_vmap
+from pullback.tape.rules import RULES, interference
+from pullback.tape.use import Use, connected
+
+# A step takes fewer cotangents at a time rather than fewer samples than this.
+FEWEST_SAMPLES = 8
+
+
+class _Root(torch.autograd.Function):
+    """Put a tensor into the graph without making it a leaf, which in-place operations refuse."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, anchor: Tensor) -> Tensor:
+        ctx.mark_dirty(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return None, None
+
+
+class _Recorder(TorchFunctionMode):
+    """Collects the uses of parameters while a module runs."""
+
+    def __init__(self, tensors: dict[str, Tensor], samples: int, generic: Sequence[str]) -> None:
+        super().__init__()
+        self.names = {id(tensor): name for name, tensor in tensors.items()}
+        self.samples = samples
+        self.generic = set(generic)
+        self.uses: list[Use] = []
+        self.edges: list[GradientEdge] = []  # where the gradient by each use's output passes
+        self.unruled: dict[str, str] = {}  # parameter: the operation that has no rule for it
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        reason = interference(func, args, kwargs)
+        if reason is not None:
+            raise InputError(f"model: {reason}; call model.eval() first")
+        result = func(*args, **kwargs)
+        taken = self._taken((args, kwargs))
+        if not taken or not torch.is_grad_enabled():
+            return result
+        covered = self._use(func, args, kwargs, result)
+        if pytree.tree_any(lambda leaf: isinstance(leaf, Tensor), result):
+            for name in taken - covered:
+                self.unruled.setdefault(name, resolve_name(func) or str(func))
+        return result
+
+    def _taken(self, arguments: Any) -> set[str]:
+        leaves = pytree.tree_leaves(arguments)
+        return {self.names[id(leaf)] for leaf in leaves if id(leaf) in self.names}
+
+    def _use(
+        self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any
+    ) -> set[str]:
+        """Record the call as a use if a rule covers it; the names it covers."""
+        if func not in RULES:
+            return set()
+        site = RULES[func](*args, **kwargs)
+        if site is None or len(site.samples) != self.samples or id(site.samples) in self.names:
+            return set()
+        weight, bias = (self.names.get(id(part)) for part in (site.weight, site.bias))
+        weight, bias = (None if name in self.generic else name for name in (weight, bias))
+        if weight is None and bias is None:
+            return set()
+        if not result.requires_grad:
+            _Root.apply(result, self._anchor)  # type: ignore[no-untyped-call]
+        use = site.make(weight, bias)
+        self.uses.append(use)
+        self.edges.append(get_gradient_edge(result))
+        return set(use.names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `inspect` found: how each parameter's gradients are computed.
+
+    Attributes:
+        ways: the way of each parameter; "unused" where no output depends on it.
+        generic: the parameters that take the generic way.
+        reasons: for these, the operation that has no rule.
+        vmapped: whether the generic way can take all samples at once.
+        outputs: number of outputs c.
+        affine: the weights, with their biases, that only affine operations use, and their layout.
+        floats: numbers kept for one sample: of inputs, and of gradients for each cotangent.
+    """
+
+    ways: dict[str, str]
+    generic: tuple[str, ...]
+    reasons: dict[str, str]
+    vmapped: bool
+    outputs: int
+    affine: dict[tuple[str, ...], AffineLayout]
+    floats: tuple[int, int]
+
+    def chunk(
+        self,
+        batch: int,
+        cotangents: int,
+        memory: int,
+        itemsize: int,
+        rows: int = 0,
+        together: bool = False,
+    ) -> tuple[int, int]:
+        """How many samples and how many cotangents to take at a time within the memory.
+
+        Args:
+            batch: how many samples there are.
+            cotangents: how many cotangents there are.
+            memory: bytes.
+            itemsize: bytes of a number.
+            rows: further numbers that the caller keeps for each sample and cotangent.
+            together: whether the cotangents must not be cut.
+        """
+        inputs, gradients = self.floats[0] * itemsize, (self.floats[1] + rows) * itemsize
+        at_once = cotangents
+        if not together:  # rather than single samples, take fewer cotangents
+            few = min(batch, FEWEST_SAMPLES)
+            affordable = (memory // few - inputs) // max(1, gradients)
+            at_once = max(1, min(cotangents, affordable))
+        samples = memory // max(1, inputs + gradients * at_once)
+        return max(1, min(batch, samples)), at_once
+
+
+def inspect(network: Network, batch: Batch) -> Plan:
+    """Find out how each parameter is used, on a few samples of a batch.
+
+    Raises:
+        InputError: samples depend on each other, or the outputs are random, not finite or not of
+            shape (n, c).
+    """
+    few = batch.take(0, min(3, len(batch)))
+    recorder, outputs = _run(network, few, ())
+    reasons = dict(recorder.unruled)
+    if len(few) > 1:
+        fewer = few.take(0, len(few) - 1)
+        again, partial = _run(network, fewer, ())
+        _check_independent(outputs, partial)
+        reasons.update(again.unruled)
+        reasons.update(_lost(recorder.uses, again.uses))
+    generic = tuple(name for name in network.space.names if name in reasons)
+    if reasons:
+        recorder, outputs = _run(network, few, generic)
+    vmapped = bool(generic) and can_vmap(network, generic, few, outputs.shape[1])
+    uses = list(recorder.uses)
+    if generic:
+        uses.append(GenericUse(network, generic, few, vmapped))
+    found = {name: use.way for use in uses for name in use.names}
+    together = [[uses[member] for member in group] for group in connected(uses)]
+    kept = [use.floats for use in uses]
+    # A parameter with several uses is summed over them in its per-sample form.
+    kept += [(0, network.space.floats(group[0].names)) for group in together if len(group) > 1]
+    return Plan(
+        ways={name: found.get(name, "unused") for name in network.space.names},
+        generic=generic,
+        reasons=reasons,
+        vmapped=vmapped,
+        outputs=outputs.shape[1],
+        affine={group[0].names: group[0].layout for group in together if only_affine(group)},
+        floats=(sum(f[0] for f in kept), sum(f[1] for f in kept)),
+    )
+
+
+def only_affine(uses: Sequence[Use]) -> TypeGuard[Sequence[AffineUse]]:
+    """Whether all these uses are affine, of the same weight and the same bias."""
+    first = uses[0]
+    return (
+        isinstance(first, AffineUse)
+        and first.weight is not None
+        and all(isinstance(use, AffineUse) and use.names == first.names for use in uses)
+    )
+
+
+def _run(network: Network, batch: Batch, generic: Sequence[str]) -> tuple[_Recorder, Tensor]:
+    with torch.enable_grad(), _Recorder(network.tensors, len(batch), generic) as recorder:
+        outputs = network.forward(network.tensors, batch)
+    check_finite_outputs(outputs)
+    return recorder, outputs
+
+
+def _check_independent(outputs: Tensor, partial: Tensor) -> None:
+    shared = outputs[: len(partial)]
+    tolerance = 1e-3 * float(shared.detach().abs().max()) + 1e-6
+    if not torch.allclose(shared, partial, rtol=1e-2, atol=tolerance):
+        raise InputError(
+            "model: its outputs are random, or the output for one sample depends on the others in "
+            "the batch, so there is no function of one sample; put it in evaluation mode"
+        )
+
+
+def _lost(uses: Sequence[Use], fewer: Sequence[Use]) -> dict[str, str]:
+    """Parameters whose uses differ between batch sizes: dimension 0 is not always the sample."""
+    counts = [[name for use in run for name in use.names] for run in (uses, fewer)]
+    names = {*counts[0], *counts[1]}
+    return {
+        name: "an operation whose first dimension is not the sample"
+        for name in names
+        if counts[0].count(name) != counts[1].count(name)
+    }
+
+
+class Tape:
+    """A recorded forward pass of one batch.
+
+    Attributes:
+        uses: every use of a parameter.
+        outputs: the outputs (n, c), detached.
+    """
+
+    def __init__(self, network: Network, batch: Batch, plan: Plan) -> None:
+        recorder, outputs = _run(network, batch, plan.generic)
+        odd = [name for name in recorder.unruled if name not in plan.generic]
+        if odd:
+            raise InputError(
+                f"model: parameter {odd[0]!r} is used by {recorder.unruled[odd[0]]} in this batch "
+                "and was not in the first one; a module has to compute the same way in each batch"
+            )
+        self._edges = recorder.edges
+        self._outputs = outputs
+        self.uses: list[Use] = list(recorder.uses)
+        if plan.generic:
+            self.uses.append(GenericUse(network, plan.generic, batch, plan.vmapped))
+        self.outputs: Float[Tensor, "n c"] = outputs.detach()
+
+    def gradients(self, cotangents: Float[Tensor, "k n c"]) -> list[Tensor]:
+        """For each use, the gradients that come back for the cotangents, in its own layout."""
+        columns: list[list[Tensor]] = [[] for _ in self._edges]
+        if self._edges:
+            for u in cotangents:
+                gradients = torch.autograd.grad(
+                    self._outputs, self._edges, u, retain_graph=True, materialize_grads=True
+                )
+                for column, gradient in zip(columns, gradients, strict=True):
+                    column.append(gradient)
+        if len(self.uses) > len(self._edges):  # the generic use takes the cotangents themselves
+            columns.append(list(cotangents))
+        stacked = []
+        for use, column in zip(self.uses, columns, strict=True):
+            stacked.append(use.stack(column))
+            column.clear()  # what is stacked is not needed twice
+        return stacked

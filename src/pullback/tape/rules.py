@@ -1,0 +1,292 @@
+"""A rule for each operation that takes parameters: how one of its calls becomes a `Use`.
+
+A rule is a function with the operation's own signature, registered under it; it returns a `Site`,
+which says which tensors take the parts of parameters and how to make the use, or None where the
+call has a form that it does not cover. An operation without a rule loses nothing but speed: its
+parameters take the generic way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pullback.tape.affine import AffineUse, Window
+from pullback.tape.elementwise import ScaleUse
+from pullback.tape.lookup import LookupUse
+from pullback.tape.use import Use
+
+Names = dict[int, str]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an operation that a rule covers.
+
+    Attributes:
+        samples: the tensor whose first dimension has to be the samples.
+        weight, bias: the tensors in the places of parameters.
+        make: the use, from the names of weight and bias.
+    """
+
+    samples: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    make: Callable[[str | None, str | None], Use]
+
+
+Rule = Callable[..., Site | None]
+RULES: dict[Callable[..., object], Rule] = {}
+
+
+def rule(*operations: Callable[..., object]) -> Callable[[Rule], Rule]:
+    """Register a rule for operations."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+@rule(F.linear)
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Site | None:
+    if input.ndim < 2 or weight.ndim != 2:
+        return None
+    return Site(
+        input,
+        weight,
+        bias,
+        lambda w, b: AffineUse(w, b, weight.shape, input, None),
+    )
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values
+
+
+@rule(F.conv1d, F.conv2d, F.conv3d)
+def convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Site | None:
+    if input.ndim != weight.ndim:  # no batch dimension
+        return None
+    kernel = tuple(weight.shape[2:])
+    space = len(kernel)
+    spread = _each(dilation, space)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
+        edges = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        widths = _each(0 if isinstance(padding, str) else padding, space)
+        edges = tuple((width, width) for width in widths)
+    window = Window(
+        kernel=kernel,
+        stride=_each(stride, space),
+        dilation=spread,
+        padding=edges,
+        groups=groups,
+        transposed=False,
+        stretch=(1,) * space,
+    )
+    return Site(
+        input,
+        weight,
+        bias,
+        lambda w, b: AffineUse(w, b, weight.shape, input, window),
+    )
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def transposed_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Site | None:
+    if input.ndim != weight.ndim:
+        return None
+    kernel = tuple(weight.shape[2:])
+    space = len(kernel)
+    spread = _each(dilation, space)
+    reach = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
+    pads = _each(padding, space)
+    extra = _each(output_padding, space)
+    window = Window(
+        kernel=kernel,
+        stride=(1,) * space,
+        dilation=spread,
+        padding=tuple((r - p, r - p + e) for r, p, e in zip(reach, pads, extra, strict=True)),
+        groups=groups,
+        transposed=True,
+        stretch=_each(stride, space),
+    )
+    return Site(
+        input,
+        weight,
+        bias,
+        lambda w, b: AffineUse(w, b, weight.shape, input, window),
+    )
+
+
+@rule(F.batch_norm)
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Site | None:
+    def normalise(x: Tensor) -> Tensor:
+        return F.batch_norm(x, running_mean, running_var, None, None, False, 0.0, eps)
+
+    return _scale(input, weight, bias, normalise, channels_first=True)
+
+
+@rule(F.instance_norm)
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Site | None:
+    def normalise(x: Tensor) -> Tensor:
+        statistics = (None, None) if use_input_stats else (running_mean, running_var)
+        return F.instance_norm(x, *statistics, None, None, use_input_stats, 0.0, eps)
+
+    return _scale(input, weight, bias, normalise, channels_first=True)
+
+
+@rule(F.group_norm)
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Site | None:
+    def normalise(x: Tensor) -> Tensor:
+        return F.group_norm(x, num_groups, None, None, eps)
+
+    return _scale(input, weight, bias, normalise, channels_first=True)
+
+
+@rule(F.layer_norm)
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Site | None:
+    def normalise(x: Tensor) -> Tensor:
+        return F.layer_norm(x, list(normalized_shape), None, None, eps)
+
+    if input.ndim == len(normalized_shape):
+        return None
+    return _scale(input, weight, bias, normalise, channels_first=False)
+
+
+@rule(F.rms_norm)
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Site | None:
+    def normalise(x: Tensor) -> Tensor:
+        return F.rms_norm(x, list(normalized_shape), None, eps)
+
+    if input.ndim == len(normalized_shape):
+        return None
+    return _scale(input, weight, None, normalise, channels_first=False)
+
+
+def _scale(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    normalise: Callable[[Tensor], Tensor],
+    channels_first: bool,
+) -> Site | None:
+    if weight is not None:
+        shape = weight.shape
+    elif bias is not None:
+        shape = bias.shape
+    else:
+        return None
+    return Site(
+        input,
+        weight,
+        bias,
+        lambda w, b: ScaleUse(w, b, shape, input, normalise, channels_first),
+    )
+
+
+@rule(F.embedding)
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Site | None:
+    if max_norm is not None or scale_grad_by_freq or input.ndim == 0:
+        return None
+    padding = None if padding_idx is None else padding_idx % len(weight)
+
+    def make(table: str | None, _: str | None) -> Use:
+        assert table is not None  # there is no bias, so the call is recorded for its table
+        return LookupUse(table, weight.shape, weight.dtype, input, padding)
+
+    return Site(input, weight, None, make)
+
+
+BATCH_STATISTICS = (F.batch_norm,)
+RANDOM = (
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+)
+
+
+def interference(
+    operation: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+) -> str | None:
+    """Why a call leaves the outputs without a function of one sample, or None where it does not."""
+    if operation not in BATCH_STATISTICS and operation not in RANDOM:
+        return None
+    call = inspect.signature(operation).bind(*args, **kwargs)
+    call.apply_defaults()
+    if not call.arguments["training"]:
+        return None
+    if operation in BATCH_STATISTICS:
+        return "batch norm uses the statistics of the batch, so no sample has a function of its own"
+    return "dropout is active, so the outputs are random" if call.arguments["p"] > 0 else None

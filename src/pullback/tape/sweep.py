@@ -1,0 +1,148 @@
+"""A sweep: the whole data set on the tape, cut into pieces that fit the working memory.
+
+    for step in sweep.steps("diagonal"):
+        for part in step.parts():
+            ... part.diagonal() ...
+
+Every structured quantity is such a loop. A `Part` is the contribution of parameters that belong
+together because they are used together; where a parameter is used more than once, its gradient is
+the sum over its uses, which only the per-sample form can express.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pullback.batches import Batches, tracked, working_memory
+from pullback.cotangents import CotangentSource
+from pullback.network import Network, undisturbed
+from pullback.tape import use as contractions
+from pullback.tape.record import Plan, Tape, inspect
+from pullback.tape.use import Use, connected
+
+
+@dataclass(frozen=True)
+class Part:
+    """All uses, in one piece of the data, of parameters that are used together."""
+
+    uses: tuple[Use, ...]
+    gradients: tuple[Tensor, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The parameters concerned."""
+        return tuple(dict.fromkeys(name for use in self.uses for name in use.names))
+
+    def per_sample(self) -> dict[str, Float[Tensor, "k n *shape"]]:
+        """The gradient of each sample and cotangent, summed over uses."""
+        total: dict[str, Tensor] = {}
+        for use, g in zip(self.uses, self.gradients, strict=True):
+            for name, value in use.per_sample(g).items():
+                total[name] = total[name] + value if name in total else value
+        return total
+
+    def diagonal(self) -> dict[str, Tensor]:
+        """Squared gradients, summed over samples and cotangents, by parameter."""
+        if len(self.uses) == 1:
+            return self.uses[0].diagonal(self.gradients[0])
+        return contractions.diagonal(self.per_sample())
+
+    def squared_norm(self) -> Float[Tensor, " n"]:
+        """The squared norm of each sample's gradient, summed over cotangents."""
+        if len(self.uses) == 1:
+            return self.uses[0].squared_norm(self.gradients[0])
+        return contractions.squared_norm(self.per_sample())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piece of the data with some of its cotangents.
+
+    Attributes:
+        start: the position of the piece's first sample in the data.
+        samples: how many samples n the piece has.
+        cotangents: which of the cotangents.
+    """
+
+    uses: list[Use]
+    gradients: list[Tensor]
+    start: int
+    samples: int
+    cotangents: slice
+
+    @property
+    def fresh(self) -> bool:
+        """Whether these are the piece's first cotangents, so that its inputs are new."""
+        return self.cotangents.start == 0
+
+    def parts(self) -> Iterator[Part]:
+        """The contributions of parameters that belong together."""
+        for members in connected(self.uses):
+            part = Part(
+                tuple(self.uses[m] for m in members), tuple(self.gradients[m] for m in members)
+            )
+            yield part
+            for use in part.uses:
+                use.release()
+
+
+@dataclass
+class Sweep:
+    """Passes of a source of cotangents over a data set.
+
+    Args:
+        network: the function.
+        batches: the data.
+        source: which cotangents.
+        memory: bytes for intermediate results, None for a default.
+        progress: whether to show a bar; None shows one on a terminal.
+
+    Attributes:
+        samples: how many samples the last pass has seen.
+    """
+
+    network: Network
+    batches: Batches
+    source: CotangentSource
+    memory: int | None = None
+    progress: bool | None = None
+    samples: int = field(default=0, init=False)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How each parameter's gradients are computed, from a look at the first batch."""
+        with undisturbed():
+            return inspect(self.network, next(iter(self.batches)))
+
+    def steps(self, description: str, rows: int = 0, together: bool = False) -> Iterator[Step]:
+        """One pass over the data.
+
+        Args:
+            description: the name of the stage, for the progress bar.
+            rows: numbers that the caller keeps for each sample and cotangent of a step.
+            together: whether a step has to hold every cotangent of its samples.
+        """
+        plan, network, source = self.plan, self.network, self.source
+        memory = working_memory(self.memory, network.device)
+        draws = source.open()
+        self.samples = 0
+        with undisturbed():
+            for batch in tracked(self.batches, description, self.batches.count, self.progress):
+                itemsize = network.space.dtype.itemsize
+                size, at_once = plan.chunk(
+                    len(batch), source.count(plan.outputs), memory, itemsize, rows, together
+                )
+                for piece in batch.split(size):
+                    tape = Tape(network, piece, plan)
+                    cotangents = draws.next(tape.outputs, piece.targets)
+                    self.samples += len(piece)
+                    first = self.samples - len(piece)
+                    for start in range(0, len(cotangents), at_once):
+                        chosen = slice(start, min(start + at_once, len(cotangents)))
+                        gradients = tape.gradients(cotangents.part(chosen.start, chosen.stop))
+                        yield Step(tape.uses, gradients, first, len(piece), chosen)

@@ -1,0 +1,108 @@
+"""One use of parameters by an operation, and what can be computed from its two ends.
+
+Every structured quantity is a contraction of what went *into* a use, `a`, with the gradients that
+came back *out* of it, `g`. Shapes, throughout this room:
+
+    k cotangents, n samples, t positions that share the parameters (1 for a plain linear layer)
+    g   (k, ..., n, t)   the layout of "..." is the use's own business
+
+A use has to know one thing, the gradient of each sample (`per_sample`); whatever it can do at less
+cost than through these, it overrides.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pullback.errors import InputError
+
+
+class Use(ABC):
+    """Parameters used once by one operation on one batch.
+
+    Attributes:
+        way: how its quantities are computed, as the user sees it.
+        names: the parameters, of this network, that it uses.
+    """
+
+    way: ClassVar[str]
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def stack(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradients by the output, one for each cotangent, in the use's own layout."""
+
+    @abstractmethod
+    def per_sample(self, g: Tensor) -> dict[str, Float[Tensor, "k n *shape"]]:
+        """The gradient of each sample, for each parameter: shape (k, n, *shape)."""
+
+    @property
+    @abstractmethod
+    def floats(self) -> tuple[int, int]:
+        """Numbers kept for one sample: of the input, and of the gradient for each cotangent."""
+
+    def release(self) -> None:
+        """Forget what was derived from the input; it is made again when asked for."""
+        return
+
+    def squared_norm(self, g: Tensor) -> Float[Tensor, " n"]:
+        """The squared norm of each sample's gradient, summed over cotangents."""
+        return squared_norm(self.per_sample(g))
+
+    def diagonal(self, g: Tensor) -> dict[str, Tensor]:
+        """The squares of the gradients, summed over samples and cotangents, by parameter."""
+        return diagonal(self.per_sample(g))
+
+
+class SavedInput:
+    """A tensor kept from the forward pass, guarded against being overwritten since."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self._version = tensor._version
+
+    def get(self) -> Tensor:
+        """The tensor as it was.
+
+        Raises:
+            InputError: the module has changed it in place after using it.
+        """
+        if self._tensor._version != self._version:
+            raise InputError(
+                "model: an in-place operation overwrites the input of a layer, so its gradients "
+                "cannot be computed; use the out-of-place form"
+            )
+        return self._tensor
+
+
+def squared_norm(per_sample: dict[str, Tensor]) -> Float[Tensor, " n"]:
+    """The squared norms (n,) of gradients given sample by sample."""
+    norms = [g.flatten(2).square().sum((0, 2)) for g in per_sample.values()]
+    return torch.stack(norms).sum(0)
+
+
+def diagonal(per_sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sums over samples and cotangents of squared gradients given sample by sample."""
+    return {name: g.square().sum((0, 1)) for name, g in per_sample.items()}
+
+
+def connected(uses: Sequence[Use]) -> list[list[int]]:
+    """The positions of uses, grouped so that no parameter is in two groups."""
+    groups: list[tuple[set[str], list[int]]] = []
+    for position, use in enumerate(uses):
+        names, members = set(use.names), [position]
+        apart = []
+        for group in groups:
+            if group[0] & names:
+                names |= group[0]
+                members = group[1] + members
+            else:
+                apart.append(group)
+        groups = [*apart, (names, members)]
+    return [members for _, members in groups]
