@@ -71,11 +71,17 @@ class Batch:
         if not any(leaf.ndim > 0 for leaf in self._leaves()):
             raise InputError(f"data: batch {position} holds no tensor with samples in front")
         for leaf in self._leaves():
-            if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            if leaf.is_floating_point() and not all_finite(leaf):
                 raise InputError(
                     f"data: the inputs of batch {position} contain NaN or infinity; "
                     "clean them before measuring"
                 )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # The sum is several times quicker, and only finite if they all are.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def as_batch(item: object) -> Batch:

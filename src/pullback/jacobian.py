@@ -6,12 +6,13 @@ outputs back; `rows` writes the matrix out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from pullback.batches import Batch, Batches, check_fits
 from pullback.cotangents import ReadOut
@@ -20,6 +21,9 @@ from pullback.network import Network, check_finite_outputs, undisturbed
 from pullback.parameters import ParameterVector
 from pullback.tape.generic import Linearised
 from pullback.tape.sweep import Sweep
+
+# From outputs and their change, both (n, c), to cotangents (n, c).
+OutputMetric = Callable[[Tensor, Tensor], Tensor]
 
 
 def jacobian(model: nn.Module | Network, data: object, memory: int | None = None) -> Jacobian:
@@ -84,7 +88,7 @@ class Jacobian:
             start += len(batch)
             if piece.shape[-2] < len(batch):
                 break
-            total.flat.add_(pull_batch(self.network, piece, batch))
+            add_pull_(total, self.network, piece, batch)
         if start != cotangents.shape[-2]:
             raise InputError(
                 f"cotangents: {cotangents.shape[-2]} rows, but the data has another number of "
@@ -119,46 +123,86 @@ class Jacobian:
 def push_batch(
     network: Network, flat: Float[Tensor, "*b d"], batch: Batch
 ) -> Float[Tensor, "*b n c"]:
-    """`J v` on one batch: forward mode, or twice reverse mode where an operation lacks it."""
+    """`J v` on one batch, for each of a batch of vectors."""
     vectors = flat.reshape(-1, flat.shape[-1])
-    with undisturbed():
-        rows = [_push_one(network, network.split(v), batch) for v in vectors]
-    out = torch.stack(rows)
-    return out.reshape(*flat.shape[:-1], *out.shape[1:])
+    with torch.no_grad(), undisturbed():
+        changes = torch.stack([_outputs_and_change(network, {}, v, batch)[1] for v in vectors])
+    return changes.reshape(*flat.shape[:-1], *changes.shape[1:])
 
 
-def _push_one(network: Network, tangents: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    def outputs(values: dict[str, Tensor]) -> Tensor:
-        return network.forward(values, batch)
+def add_pull_(
+    total: ParameterVector, network: Network, cotangents: Float[Tensor, "*b n c"], batch: Batch
+) -> None:
+    """Add `J^T u` of one batch: one forward pass, one backward pass for each u."""
+    leaves = _leaves(network)
+    rows = total.flat.view(-1, network.space.size)
+    with torch.enable_grad(), undisturbed():
+        outputs = network.forward(leaves, batch)
+        check_finite_outputs(outputs)
+        for row, u in zip(rows, cotangents.reshape(-1, *cotangents.shape[-2:]), strict=True):
+            _add_pulled_(ParameterVector(network.space, row), leaves, outputs, u)
 
+
+def add_push_pull_(
+    total: ParameterVector,
+    network: Network,
+    flat: Float[Tensor, "*b d"],
+    batch: Batch,
+    metric: OutputMetric,
+) -> None:
+    """Add `J^T M J v` of one batch: one forward pass with its tangent, and one backward pass.
+
+    `metric` gets the outputs and their change, both (n, c), and returns the cotangents (n, c).
+    """
+    rows = total.flat.view(-1, network.space.size)
+    with torch.enable_grad(), undisturbed():
+        for row, vector in zip(rows, flat.reshape(-1, network.space.size), strict=True):
+            leaves = _leaves(network)
+            outputs, change = _outputs_and_change(network, leaves, vector, batch)
+            cotangents = metric(outputs.detach(), change.detach())
+            _add_pulled_(ParameterVector(network.space, row), leaves, outputs, cotangents)
+
+
+def _leaves(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.detach().requires_grad_() for name, tensor in network.tensors.items()}
+
+
+def _add_pulled_(
+    total: ParameterVector, leaves: dict[str, Tensor], outputs: Tensor, cotangents: Tensor
+) -> None:
+    gradients = torch.autograd.grad(
+        outputs,
+        list(leaves.values()),
+        cotangents.to(outputs.dtype),
+        retain_graph=True,
+        materialize_grads=True,
+    )
+    for name, gradient in zip(leaves, gradients, strict=True):
+        total[name].add_(gradient)
+
+
+def _outputs_and_change(
+    network: Network, leaves: dict[str, Tensor], vector: Float[Tensor, " d"], batch: Batch
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """The outputs and their change `J v`, by one pass in forward mode where that is possible.
+
+    The outputs can be differentiated by `leaves`, which stand for parameters.
+    """
+    tensors, tangents = {**network.tensors, **leaves}, network.split(vector)
     try:
-        pair = torch.func.jvp(outputs, (network.tensors,), (dict(tangents),))
-        value, change = cast(tuple[Tensor, Tensor], pair)
+        with forward_ad.dual_level():
+            moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
+            outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):
-        # v -> J v is the derivative of u -> J^T u, which is linear in u.
-        value, pull = cast(Linearised, torch.func.vjp(outputs, network.tensors))
-        pull_back = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1]
-        (change,) = pull_back(dict(tangents))
-    check_finite_outputs(value)
-    return change.detach()
+        outputs, change = network.forward(tensors, batch), _reverse_change(network, tangents, batch)
+    check_finite_outputs(outputs)
+    return outputs, torch.zeros_like(outputs) if change is None else change
 
 
-def pull_batch(
-    network: Network, cotangents: Float[Tensor, "*b n c"], batch: Batch
-) -> Float[Tensor, "*b d"]:
-    """`J^T u` on one batch: one forward pass, one backward pass for each u."""
-    leaves = {name: t.detach().requires_grad_() for name, t in network.tensors.items()}
-    with undisturbed(), torch.enable_grad():
-        values = network.forward(leaves, batch)
-        check_finite_outputs(values)
-        rows = []
-        for u in cotangents.reshape(-1, *cotangents.shape[-2:]):
-            gradients = torch.autograd.grad(
-                values,
-                list(leaves.values()),
-                u.to(values.dtype),
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            rows.append(network.space.vector(dict(zip(leaves, gradients, strict=True))).flat)
-    return torch.stack(rows).reshape(*cotangents.shape[:-2], network.space.size)
+def _reverse_change(network: Network, tangents: dict[str, Tensor], batch: Batch) -> Tensor:
+    """`J v` where an operation has no forward mode: the derivative of `u -> J^T u`, linear in u."""
+    outputs, pull = cast(
+        Linearised, torch.func.vjp(lambda t: network.forward(t, batch), network.tensors)
+    )
+    pull_back = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(outputs))[1]
+    return cast(tuple[Tensor], pull_back(tangents))[0]

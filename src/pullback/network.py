@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from pullback.batches import Batch
+from pullback.batches import Batch, all_finite
 from pullback.errors import InputError
 from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype
 
@@ -150,9 +150,8 @@ def check_finite_outputs(outputs: Tensor) -> None:
     Raises:
         InputError: naming the first sample concerned.
     """
-    finite = outputs.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0])
+    if not all_finite(outputs):
+        first = int((~outputs.isfinite().all(dim=1)).nonzero()[0])
         raise InputError(
             f"outputs: not finite for sample {first} of a batch; the network diverged, or its "
             "input is out of range"

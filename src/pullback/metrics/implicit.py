@@ -6,18 +6,20 @@ diagonal are sums of squares from the tape. A solve is conjugate gradients on th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from pullback.batches import Batch, tracked
-from pullback.cotangents import Pass
+from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
-from pullback.jacobian import pull_batch, push_batch
+from pullback.jacobian import add_push_pull_
 from pullback.metrics import dense, diagonal
 from pullback.metrics.metric import Metric, origin_of
-from pullback.network import Network, undisturbed
+from pullback.network import Network
 from pullback.parameters import ParameterVector
 from pullback.tape.sweep import Sweep
 
@@ -36,7 +38,6 @@ class Implicit(Metric):
     representation = "implicit"
 
     def __init__(self, sweep: Sweep, tolerance: float = 1e-6, iterations: int = 1000) -> None:
-        sweep.samples = sum(len(batch) for batch in sweep.batches)
         super().__init__(sweep.network.space, origin_of(sweep))
         self._sweep = sweep
         self.tolerance, self.iterations = tolerance, iterations
@@ -44,10 +45,12 @@ class Implicit(Metric):
     def _product(self, flat: Tensor) -> Tensor:
         sweep = self._sweep
         draws = sweep.source.open()
-        total = torch.zeros_like(flat)
+        total = self.space.zeros(flat.shape[:-1])
+        samples = 0
         for batch in tracked(sweep.batches, "product", sweep.batches.count, sweep.progress):
-            total += product_batch(sweep.network, flat, batch, draws)
-        return total / self.origin.samples
+            add_product_(total, sweep.network, flat, batch, draws)
+            samples += len(batch)
+        return total.flat / samples
 
     def _solution(self, flat: Tensor, damping: float) -> Tensor:
         size = self.space.size
@@ -78,7 +81,7 @@ class Implicit(Metric):
         for step in self._sweep.steps("trace"):
             for part in step.parts():
                 total += float(part.squared_norm().double().sum())
-        if total != total or total == float("inf"):
+        if not math.isfinite(total):
             raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
         return total / self._sweep.samples
 
@@ -95,16 +98,22 @@ class Implicit(Metric):
         return dense.build(self._sweep).to_dense()
 
 
-def product_batch(
-    network: Network, flat: Float[Tensor, "*b d"], batch: Batch, draws: Pass
-) -> Float[Tensor, "*b d"]:
-    """`J^T M J v` of one batch, summed over its samples."""
-    changes = push_batch(network, flat, batch)
-    with torch.no_grad(), undisturbed():
-        outputs = network.forward(network.tensors, batch)
-    cotangents = draws.next(outputs, batch.targets)
-    applied = [cotangents.apply(change) for change in changes.reshape(-1, *outputs.shape)]
-    return pull_batch(network, torch.stack(applied).reshape(changes.shape), batch)
+def add_product_(
+    total: ParameterVector,
+    network: Network,
+    flat: Float[Tensor, "*b d"],
+    batch: Batch,
+    draws: Pass,
+) -> None:
+    """Add `J^T M J v` of one batch, summed over its samples."""
+    drawn: list[Cotangents] = []  # the same for every vector
+
+    def metric(outputs: Tensor, change: Tensor) -> Tensor:
+        if not drawn:
+            drawn.append(draws.next(outputs, batch.targets))
+        return drawn[0].apply(change)
+
+    add_push_pull_(total, network, flat, batch, metric)
 
 
 def build(sweep: Sweep) -> Implicit:

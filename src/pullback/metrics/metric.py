@@ -29,13 +29,13 @@ class Origin:
 
     Attributes:
         source: output metric, estimator, draws and seed.
-        samples: how many samples n it averages over.
+        samples: how many samples n it averages over; None where they are yet to be seen.
         ways: for each parameter, how its gradients were computed.
         reasons: for parameters that took the generic way, the operation that has no rule.
     """
 
     source: Source
-    samples: int
+    samples: int | None
     ways: dict[str, str]
     reasons: dict[str, str]
 
@@ -43,7 +43,7 @@ class Origin:
 def origin_of(sweep: Sweep) -> Origin:
     """The origin of a metric that a sweep has just filled."""
     assert isinstance(sweep.source, Source)  # metrics come from `fisher`, which makes one
-    return Origin(sweep.source, sweep.samples, sweep.plan.ways, sweep.plan.reasons)
+    return Origin(sweep.source, sweep.samples or None, sweep.plan.ways, sweep.plan.reasons)
 
 
 def check_damping(damping: float) -> None:
@@ -133,10 +133,11 @@ class Metric(ABC):
         """All eigenvalues, largest first."""
 
     def __repr__(self) -> str:
-        source = self.origin.source
+        source, samples = self.origin.source, self.origin.samples
+        over = "" if samples is None else f", mean over {samples:,} samples"
         return (
-            f"{self.representation} metric on {self.space.size:,} parameters ({source.estimator} "
-            f"{source.likelihood.name}, mean over {self.origin.samples:,} samples)"
+            f"{self.representation} metric on {self.space.size:,} parameters "
+            f"({source.estimator} {source.likelihood.name}{over})"
         )
 
 
