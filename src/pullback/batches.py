@@ -90,6 +90,8 @@ def as_batch(item: object) -> Batch:
     Raises:
         InputError: the item has another form.
     """
+    if isinstance(item, Batch):
+        return item
     if isinstance(item, Tensor):
         return Batch((item,))
     if isinstance(item, Mapping):

@@ -21,6 +21,7 @@ from pullback.network import Network, check_finite_outputs, undisturbed
 from pullback.parameters import ParameterVector
 from pullback.tape.generic import Linearised
 from pullback.tape.sweep import Sweep
+from pullback.tape.use import flat_rows
 
 # From outputs and their change, both (n, c), to cotangents (n, c).
 OutputMetric = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +49,7 @@ def jacobian(model: nn.Module | Network, data: object, memory: int | None = None
         (torch.Size([4, 2]), torch.Size([4, 2, 8]))
     """
     network = Network.of(model)
-    return Jacobian(network, Batches(data, network.device), memory)
+    return Jacobian(Sweep(network, Batches(data, network.device), ReadOut(), memory, False))
 
 
 class Jacobian:
@@ -57,13 +58,14 @@ class Jacobian:
     Attributes:
         network: the function.
         space: its parameter space.
+        ways: for each parameter, how the gradients of single samples are computed.
     """
 
-    def __init__(self, network: Network, batches: Batches, memory: int | None = None) -> None:
-        self.network = network
-        self.space = network.space
-        self._batches = batches
-        self._memory = memory
+    def __init__(self, sweep: Sweep) -> None:
+        self.network = sweep.network
+        self.space = sweep.network.space
+        self.ways = sweep.plan.ways
+        self._sweep = sweep
 
     def push(self, vector: ParameterVector) -> Float[Tensor, "*b n c"]:
         """The change of the outputs `J v`, shape (n, c), for each of a batch of vectors.
@@ -72,7 +74,7 @@ class Jacobian:
             InputError: the vector belongs to another space.
         """
         flat = vector.in_space(self.space)
-        out = [push_batch(self.network, flat, batch) for batch in self._batches]
+        out = [push_batch(self.network, flat, batch) for batch in self._sweep.batches]
         return torch.cat(out, dim=-2)
 
     def pull(self, cotangents: Float[Tensor, "*b n c"]) -> ParameterVector:
@@ -83,7 +85,7 @@ class Jacobian:
         """
         total = self.space.zeros(cotangents.shape[:-2])
         start = 0
-        for batch in self._batches:
+        for batch in self._sweep.batches:
             piece = cotangents[..., start : start + len(batch), :]
             start += len(batch)
             if piece.shape[-2] < len(batch):
@@ -102,8 +104,8 @@ class Jacobian:
         Raises:
             InputError: it cannot fit into memory.
         """
-        sweep = Sweep(self.network, self._batches, ReadOut(), self._memory, False)
-        samples = sum(len(batch) for batch in self._batches)
+        sweep = self._sweep
+        samples = sum(len(batch) for batch in sweep.batches)
         outputs, size = sweep.plan.outputs, self.space.size
         check_fits(
             f"Jacobian.rows: {samples} x {outputs} x {size:,} numbers",
@@ -112,12 +114,16 @@ class Jacobian:
             "use push and pull",
         )
         out = torch.zeros(samples, outputs, size, dtype=self.space.dtype, device=self.space.device)
-        for step in sweep.steps("Jacobian", rows=size):
-            place = out[step.start : step.start + step.samples, step.cotangents]
-            for part in step.parts():
-                for name, gradients in part.per_sample().items():
-                    place[..., self.space.slices[name]] = gradients.flatten(2).transpose(0, 1)
-        return out
+
+        def fill() -> Tensor:
+            for step in sweep.steps("Jacobian", rows=size):
+                place = out[step.start : step.start + step.samples, step.cotangents]
+                for part in step.parts():
+                    for name, gradients in part.per_sample().items():
+                        place[..., self.space.slices[name]] = flat_rows(gradients).transpose(0, 1)
+            return out
+
+        return sweep.settled(fill)
 
 
 def push_batch(
@@ -194,15 +200,39 @@ def _outputs_and_change(
             moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
             outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):
-        outputs, change = network.forward(tensors, batch), _reverse_change(network, tangents, batch)
+        outputs, change = network.forward(tensors, batch), _reverse_change(network, vector, batch)
     check_finite_outputs(outputs)
     return outputs, torch.zeros_like(outputs) if change is None else change
 
 
-def _reverse_change(network: Network, tangents: dict[str, Tensor], batch: Batch) -> Tensor:
+def _reverse_change(
+    network: Network, vector: Float[Tensor, " d"], batch: Batch
+) -> Float[Tensor, "n c"]:
     """`J v` where an operation has no forward mode: the derivative of `u -> J^T u`, linear in u."""
-    outputs, pull = cast(
-        Linearised, torch.func.vjp(lambda t: network.forward(t, batch), network.tensors)
-    )
-    pull_back = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(outputs))[1]
-    return cast(tuple[Tensor], pull_back(tangents))[0]
+    try:
+        outputs, pull = cast(
+            Linearised, torch.func.vjp(lambda t: network.forward(t, batch), network.tensors)
+        )
+        pull_back = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(outputs))[1]
+        return cast(tuple[Tensor], pull_back(network.split(vector)))[0]
+    except (RuntimeError, NotImplementedError):
+        return _change_by_rows(network, vector, batch)
+
+
+def _change_by_rows(
+    network: Network, vector: Float[Tensor, " d"], batch: Batch
+) -> Float[Tensor, "n c"]:
+    """`J v` where an operation cannot be differentiated twice either: row by row of J."""
+    sweep = Sweep(network, Batches([batch], network.device), ReadOut(), None, False)
+    values = ParameterVector(network.space, vector).as_dict()
+
+    def rows() -> Tensor:
+        out = vector.new_zeros(len(batch), sweep.plan.outputs)
+        for step in sweep.steps("Jacobian"):
+            place = out[step.start : step.start + step.samples, step.cotangents]
+            for part in step.parts():
+                for name, gradients in part.per_sample().items():
+                    place += (flat_rows(gradients) @ values[name].flatten()).T
+        return out
+
+    return sweep.settled(rows)

@@ -189,7 +189,7 @@ class ParameterVector:
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self.space.shape_of[name]
-        return self.flat[..., self.space.slices[name]].reshape(*self.flat.shape[:-1], *shape)
+        return self.flat[..., self.space.slices[name]].reshape(self.flat.shape[:-1] + shape)
 
     def as_dict(self) -> dict[str, Tensor]:
         """The entries by parameter name, each of shape (..., *shape)."""

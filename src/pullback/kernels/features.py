@@ -18,6 +18,7 @@ from torch import Tensor
 from pullback.linalg import add_gram_
 from pullback.tape.affine import AffineUse
 from pullback.tape.sweep import Part
+from pullback.tape.use import flat_rows
 
 # From features (n, k, b) to batches of rows whose inner products are the kernel's entries.
 Arrangement = Callable[[Float[Tensor, "n k b"]], Float[Tensor, "batch rows b"]]
@@ -103,7 +104,7 @@ def features_of(part: Part) -> Features:
             return Factored(use, g)
         matrix = use.matrices(g)
         return WrittenOut(matrix.transpose(2, 3).flatten(3))
-    flat = torch.cat([value.flatten(2) for value in part.per_sample().values()], dim=2)
+    flat = torch.cat([flat_rows(value) for value in part.per_sample().values()], dim=2)
     return WrittenOut(flat.unsqueeze(2))
 
 

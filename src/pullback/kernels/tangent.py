@@ -71,12 +71,21 @@ def tangent_kernel(
         torch.Size([2, 3, 2, 3])
     """
     network = Network.of(model)
-    budget = working_memory(memory, network.device)
     source = ReadOut(_combination(outputs))
-    left = _collected(Sweep(network, Batches(x, network.device), source, memory, progress))
-    right = None
-    if y is not None:
-        right = _collected(Sweep(network, Batches(y, network.device), source, memory, progress))
+    sweep = Sweep(network, Batches(x, network.device), source, memory, progress)
+    others = None if y is None else Batches(y, network.device)
+    return sweep.settled(lambda: _kernel(sweep, others, outputs, by_layer))
+
+
+def _kernel(
+    sweep: Sweep, others: Batches | None, outputs: Outputs, by_layer: bool
+) -> TangentKernel:
+    network = sweep.network
+    left, right = _collected(sweep), None
+    if others is not None:
+        second = replace(sweep, batches=others)
+        second.plan = sweep.plan
+        right = _collected(second)
     arrange = ARRANGEMENTS.get(outputs, pairs) if isinstance(outputs, str) else pairs
     shape = _shape(arrange, left, right or left)
     owners = {part: owner_of(part[0]) if by_layer else "" for part in left.parts}
@@ -91,9 +100,10 @@ def tangent_kernel(
         layer: torch.zeros(shape, dtype=network.space.dtype, device=network.device)
         for layer in layers
     }
-    for part, layer in owners.items():
-        others = None if right is None else right.parts.pop(part)
-        add_kernel_(totals[layer], left.parts.pop(part), others, arrange, budget)
+    budget = working_memory(sweep.memory, network.device)
+    for part, layer in owners.items():  # features are let go of as soon as they are used
+        theirs = None if right is None else right.parts.pop(part)
+        add_kernel_(totals[layer], left.parts.pop(part), theirs, arrange, budget)
     if right is None:
         for total in totals.values():
             mirror_(total)

@@ -14,6 +14,7 @@ from pullback.linalg import add_gram_, mirror_
 from pullback.metrics.metric import Block, BlockMetric, origin_of
 from pullback.parameters import ParameterSpace
 from pullback.tape.sweep import Sweep
+from pullback.tape.use import flat_rows
 
 
 class Dense(Block):
@@ -91,7 +92,7 @@ class DenseSum:
         lead = next(iter(per_sample.values())).shape[:2]
         for block, names in self.members.items():
             pieces = [
-                per_sample[name].flatten(2)
+                flat_rows(per_sample[name])
                 if name in per_sample
                 else self.totals[block].new_zeros(*lead, math.prod(self.space.shape_of[name]))
                 for name in names

@@ -77,4 +77,4 @@ def fisher(
     network = Network.of(model)
     source = Source(likelihood_of(likelihood), estimator, samples, seed)
     sweep = Sweep(network, Batches(data, network.device), source, memory, progress)
-    return REPRESENTATIONS[representation](sweep)
+    return sweep.settled(lambda: REPRESENTATIONS[representation](sweep))

@@ -18,7 +18,7 @@ from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
 from pullback.jacobian import add_push_pull_
 from pullback.metrics import dense, diagonal
-from pullback.metrics.metric import Metric, origin_of
+from pullback.metrics.metric import BlockMetric, Metric, origin_of
 from pullback.network import Network
 from pullback.parameters import ParameterVector
 from pullback.tape.sweep import Sweep
@@ -77,25 +77,32 @@ class Implicit(Metric):
         return torch.stack(out).reshape(flat.shape)
 
     def trace(self) -> float:
-        total = 0.0
-        for step in self._sweep.steps("trace"):
-            for part in step.parts():
-                total += float(part.squared_norm().double().sum())
+        total = self._sweep.settled(self._squared_norms)
         if not math.isfinite(total):
             raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
         return total / self._sweep.samples
 
+    def _squared_norms(self) -> float:
+        total = 0.0
+        for step in self._sweep.steps("trace"):
+            for part in step.parts():
+                total += float(part.squared_norm().double().sum())
+        return total
+
     def diagonal(self) -> ParameterVector:
-        return diagonal.build(self._sweep).diagonal()
+        return self._sweep.settled(lambda: diagonal.build(self._sweep)).diagonal()
 
     def norm(self) -> float:
-        return dense.build(self._sweep).norm()
+        return self._dense().norm()
 
     def eigenvalues(self) -> Tensor:
-        return dense.build(self._sweep).eigenvalues()
+        return self._dense().eigenvalues()
 
     def to_dense(self) -> Tensor:
-        return dense.build(self._sweep).to_dense()
+        return self._dense().to_dense()
+
+    def _dense(self) -> BlockMetric:
+        return self._sweep.settled(lambda: dense.build(self._sweep))
 
 
 def add_product_(

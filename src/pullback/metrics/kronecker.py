@@ -23,6 +23,7 @@ from pullback.metrics.metric import Block, BlockMetric, origin_of
 from pullback.parameters import ParameterSpace, owner_of
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.sweep import Part, Sweep
+from pullback.tape.use import flat_rows
 
 
 class EKFAC(Block):
@@ -223,7 +224,7 @@ def _projected_squares(part: Part, basis: EKFAC) -> Float[Tensor, "g o i"]:
         assert isinstance(use, AffineUse)
         return use.projected_squares(part.gradients[0], basis.left, basis.right)
     gradients = part.per_sample()
-    flat = torch.cat([gradients[name].flatten(2) for name in part.names], dim=2)
+    flat = torch.cat([flat_rows(gradients[name]) for name in part.names], dim=2)
     rotated = basis.left.mT @ basis.layout.matrix(flat) @ basis.right
     return rotated.square().sum((0, 1))
 

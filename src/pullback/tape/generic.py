@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pullback.batches import Batch
 from pullback.network import Network
-from pullback.tape.use import Use
+from pullback.tape.use import Unforeseen, Use
 
 # What `torch.func.vjp` returns: the outputs, and the map from cotangents to gradients.
 Linearised = tuple[Tensor, Callable[[Tensor], tuple[dict[str, Tensor]]]]
@@ -57,7 +57,12 @@ class GenericUse(Use):
         return 0, size  # the gradients themselves are what is kept
 
     def per_sample(self, g: Tensor) -> dict[str, Tensor]:
-        by_name = self._vmapped(g) if self.vmapped else self._looped(g)
+        if not self.vmapped:
+            return self._looped(g)
+        try:
+            by_name = self._vmapped(g)
+        except RuntimeError as error:
+            raise Unforeseen({}, vmapped=False) from error
         return {name: value.to(self.dtype) for name, value in by_name.items()}
 
     def _vmapped(self, g: Tensor) -> dict[str, Tensor]:
@@ -109,12 +114,13 @@ class GenericUse(Use):
 
 
 def can_vmap(network: Network, names: tuple[str, ...], batch: Batch, outputs: int) -> bool:
-    """Whether the module runs under `vmap`, found out by trying on a small batch."""
-    cotangents = torch.ones(
-        1, len(batch), outputs, dtype=network.space.dtype, device=network.device
-    )
+    """Whether the module runs under `vmap`, and gives the same: tried on a few samples."""
+    space = network.space
+    rows = torch.eye(2, outputs, dtype=space.dtype, device=space.device)
+    cotangents = rows.unsqueeze(1).expand(-1, len(batch), -1)
     try:
-        GenericUse(network, names, batch, vmapped=True).per_sample(cotangents)
-    except RuntimeError:
+        fast = GenericUse(network, names, batch, vmapped=True).per_sample(cotangents)
+    except Unforeseen:
         return False
-    return True
+    slow = GenericUse(network, names, batch, vmapped=False).per_sample(cotangents)
+    return all(torch.allclose(fast[n], slow[n], rtol=1e-2, atol=1e-5) for n in names)

@@ -53,7 +53,8 @@ class LookupUse(Use):
     @cached_property
     def _touched(self) -> tuple[Tensor, Tensor, Tensor]:
         """The distinct (sample, row) pairs, and which of them each look-up belongs to."""
-        indices = self._indices.get().flatten(1)
+        indices = self._indices.get()
+        indices = indices.reshape(len(indices), -1)
         samples = torch.arange(len(indices), device=indices.device).unsqueeze(1)
         keys, places = torch.unique(samples * self.shape[0] + indices, return_inverse=True)
         return keys // self.shape[0], keys % self.shape[0], places.flatten()

@@ -13,7 +13,7 @@ generic way, and a module whose samples depend on each other is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -30,7 +30,7 @@ from pullback.network import Network, check_finite_outputs
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.generic import GenericUse, can_vmap
 from pullback.tape.rules import RULES, interference
-from pullback.tape.use import Use, connected
+from pullback.tape.use import Unforeseen, Use, connected
 
 # A step takes fewer cotangents at a time rather than fewer samples than this.
 FEWEST_SAMPLES = 8
@@ -58,7 +58,9 @@ class _Recorder(TorchFunctionMode):
         self.samples = samples
         self.generic = set(generic)
         self.uses: list[Use] = []
+        self.inputs: list[Tensor] = []  # of each use, with the samples in front
         self.edges: list[GradientEdge] = []  # where the gradient by each use's output passes
+        self.shapes: list[torch.Size] = []  # of each use's output
         self.unruled: dict[str, str] = {}  # parameter: the operation that has no rule for it
         self._anchor = torch.zeros((), requires_grad=True)
 
@@ -104,7 +106,9 @@ class _Recorder(TorchFunctionMode):
             _Root.apply(result, self._anchor)  # type: ignore[no-untyped-call]
         use = site.make(weight, bias)
         self.uses.append(use)
+        self.inputs.append(site.samples)
         self.edges.append(get_gradient_edge(result))
+        self.shapes.append(result.shape)
         return set(use.names)
 
 
@@ -114,6 +118,7 @@ class Plan:
 
     Attributes:
         ways: the way of each parameter; "unused" where no output depends on it.
+        uses: how many uses with a rule each parameter has.
         generic: the parameters that take the generic way.
         reasons: for these, the operation that has no rule.
         vmapped: whether the generic way can take all samples at once.
@@ -123,6 +128,7 @@ class Plan:
     """
 
     ways: dict[str, str]
+    uses: dict[str, int]
     generic: tuple[str, ...]
     reasons: dict[str, str]
     vmapped: bool
@@ -159,8 +165,16 @@ class Plan:
         return max(1, min(batch, samples)), at_once
 
 
-def inspect(network: Network, batch: Batch) -> Plan:
+def inspect(
+    network: Network, batch: Batch, known: Mapping[str, str] | None = None, vmapped: bool = True
+) -> Plan:
     """Find out how each parameter is used, on a few samples of a batch.
+
+    Args:
+        network: the function.
+        batch: where the samples come from.
+        known: parameters that are known to need the generic way, and why.
+        vmapped: whether the generic way may take all samples at once.
 
     Raises:
         InputError: samples depend on each other, or the outputs are random, not finite or not of
@@ -168,19 +182,23 @@ def inspect(network: Network, batch: Batch) -> Plan:
     """
     few = batch.take(0, min(3, len(batch)))
     recorder, outputs = _run(network, few, ())
-    reasons = dict(recorder.unruled)
+    reasons = {**recorder.unruled, **(known or {})}
     if len(few) > 1:
-        fewer = few.take(0, len(few) - 1)
-        again, partial = _run(network, fewer, ())
-        _check_independent(outputs, partial)
+        other = [len(few) - 1, 0]
+        again, shuffled = _run(network, few.map(lambda t: _chosen(t, other, len(few))), ())
+        if not _close(outputs[other], shuffled):
+            raise InputError(
+                "model: its outputs are random, or the output for one sample depends on the others "
+                "in the batch, so no sample has a function of its own; put it in evaluation mode"
+            )
         reasons.update(again.unruled)
-        reasons.update(_lost(recorder.uses, again.uses))
+        reasons.update(_misplaced(recorder, again, other))
     generic = tuple(name for name in network.space.names if name in reasons)
     if reasons:
         recorder, outputs = _run(network, few, generic)
-    vmapped = bool(generic) and can_vmap(network, generic, few, outputs.shape[1])
     uses = list(recorder.uses)
     if generic:
+        vmapped = vmapped and can_vmap(network, generic, few, outputs.shape[1])
         uses.append(GenericUse(network, generic, few, vmapped))
     found = {name: use.way for use in uses for name in use.names}
     together = [[uses[member] for member in group] for group in connected(uses)]
@@ -189,6 +207,7 @@ def inspect(network: Network, batch: Batch) -> Plan:
     kept += [(0, network.space.floats(group[0].names)) for group in together if len(group) > 1]
     return Plan(
         ways={name: found.get(name, "unused") for name in network.space.names},
+        uses=_counts(recorder.uses, network.space.names),
         generic=generic,
         reasons=reasons,
         vmapped=vmapped,
@@ -196,6 +215,54 @@ def inspect(network: Network, batch: Batch) -> Plan:
         affine={group[0].names: group[0].layout for group in together if only_affine(group)},
         floats=(sum(f[0] for f in kept), sum(f[1] for f in kept)),
     )
+
+
+def _run(network: Network, batch: Batch, generic: Sequence[str]) -> tuple[_Recorder, Tensor]:
+    with torch.enable_grad(), _Recorder(network.tensors, len(batch), generic) as recorder:
+        outputs = network.forward(network.tensors, batch)
+    check_finite_outputs(outputs)
+    return recorder, outputs
+
+
+def _chosen(tensor: Tensor, samples: Sequence[int], size: int) -> Tensor:
+    return tensor[samples] if tensor.ndim > 0 and len(tensor) == size else tensor
+
+
+def _close(expected: Tensor, actual: Tensor) -> bool:
+    """Whether two tensors agree but for rounding, which depends on the size of the batch."""
+    if expected.shape != actual.shape:
+        return False
+    expected, actual = expected.detach().double(), actual.detach().double()
+    return bool((expected - actual).abs().max() <= 1e-3 * expected.abs().max() + 1e-6)
+
+
+def _misplaced(run: _Recorder, again: _Recorder, samples: Sequence[int]) -> dict[str, str]:
+    """Parameters for which dimension 0 is not the sample.
+
+    The second run saw some of the samples in another order; so, then, must each use have.
+    """
+    inputs, others = _inputs_by_name(run), _inputs_by_name(again)
+    reasons = {}
+    for name in {*inputs, *others}:
+        mine, theirs = inputs.get(name, []), others.get(name, [])
+        if len(mine) != len(theirs) or not all(
+            _close(x[samples], y) for x, y in zip(mine, theirs, strict=True)
+        ):
+            reasons[name] = "an operation whose first dimension is not the sample"
+    return reasons
+
+
+def _counts(uses: Sequence[Use], names: Sequence[str]) -> dict[str, int]:
+    """How many of the uses each parameter has."""
+    return {name: sum(name in use.names for use in uses) for name in names}
+
+
+def _inputs_by_name(run: _Recorder) -> dict[str, list[Tensor]]:
+    out: dict[str, list[Tensor]] = {}
+    for use, x in zip(run.uses, run.inputs, strict=True):
+        for name in use.names:
+            out.setdefault(name, []).append(x)
+    return out
 
 
 def only_affine(uses: Sequence[Use]) -> TypeGuard[Sequence[AffineUse]]:
@@ -208,34 +275,6 @@ def only_affine(uses: Sequence[Use]) -> TypeGuard[Sequence[AffineUse]]:
     )
 
 
-def _run(network: Network, batch: Batch, generic: Sequence[str]) -> tuple[_Recorder, Tensor]:
-    with torch.enable_grad(), _Recorder(network.tensors, len(batch), generic) as recorder:
-        outputs = network.forward(network.tensors, batch)
-    check_finite_outputs(outputs)
-    return recorder, outputs
-
-
-def _check_independent(outputs: Tensor, partial: Tensor) -> None:
-    shared = outputs[: len(partial)]
-    tolerance = 1e-3 * float(shared.detach().abs().max()) + 1e-6
-    if not torch.allclose(shared, partial, rtol=1e-2, atol=tolerance):
-        raise InputError(
-            "model: its outputs are random, or the output for one sample depends on the others in "
-            "the batch, so there is no function of one sample; put it in evaluation mode"
-        )
-
-
-def _lost(uses: Sequence[Use], fewer: Sequence[Use]) -> dict[str, str]:
-    """Parameters whose uses differ between batch sizes: dimension 0 is not always the sample."""
-    counts = [[name for use in run for name in use.names] for run in (uses, fewer)]
-    names = {*counts[0], *counts[1]}
-    return {
-        name: "an operation whose first dimension is not the sample"
-        for name in names
-        if counts[0].count(name) != counts[1].count(name)
-    }
-
-
 class Tape:
     """A recorded forward pass of one batch.
 
@@ -246,14 +285,15 @@ class Tape:
 
     def __init__(self, network: Network, batch: Batch, plan: Plan) -> None:
         recorder, outputs = _run(network, batch, plan.generic)
-        odd = [name for name in recorder.unruled if name not in plan.generic]
-        if odd:
-            raise InputError(
-                f"model: parameter {odd[0]!r} is used by {recorder.unruled[odd[0]]} in this batch "
-                "and was not in the first one; a module has to compute the same way in each batch"
-            )
-        self._edges = recorder.edges
-        self._outputs = outputs
+        changed = {
+            name: recorder.unruled.get(name, "operations that differ between batches")
+            for name, count in _counts(recorder.uses, network.space.names).items()
+            if count != plan.uses[name] or name in recorder.unruled
+        }
+        changed = {name: reason for name, reason in changed.items() if name not in plan.generic}
+        if changed:
+            raise Unforeseen(changed)
+        self._edges, self._shapes, self._outputs = recorder.edges, recorder.shapes, outputs
         self.uses: list[Use] = list(recorder.uses)
         if plan.generic:
             self.uses.append(GenericUse(network, plan.generic, batch, plan.vmapped))
@@ -262,13 +302,13 @@ class Tape:
     def gradients(self, cotangents: Float[Tensor, "k n c"]) -> list[Tensor]:
         """For each use, the gradients that come back for the cotangents, in its own layout."""
         columns: list[list[Tensor]] = [[] for _ in self._edges]
-        if self._edges:
+        if self._edges and self._outputs.requires_grad:
             for u in cotangents:
                 gradients = torch.autograd.grad(
-                    self._outputs, self._edges, u, retain_graph=True, materialize_grads=True
+                    self._outputs, self._edges, u, retain_graph=True, allow_unused=True
                 )
-                for column, gradient in zip(columns, gradients, strict=True):
-                    column.append(gradient)
+                for column, g, shape in zip(columns, gradients, self._shapes, strict=True):
+                    column.append(u.new_zeros(shape) if g is None else g)
         if len(self.uses) > len(self._edges):  # the generic use takes the cotangents themselves
             columns.append(list(cotangents))
         stacked = []

@@ -11,9 +11,10 @@ the sum over its uses, which only the per-sample form can express.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +24,9 @@ from pullback.cotangents import CotangentSource
 from pullback.network import Network, undisturbed
 from pullback.tape import use as contractions
 from pullback.tape.record import Plan, Tape, inspect
-from pullback.tape.use import Use, connected
+from pullback.tape.use import Unforeseen, Use, connected
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,23 @@ class Sweep:
     @cached_property
     def plan(self) -> Plan:
         """How each parameter's gradients are computed, from a look at the first batch."""
+        return self._inspected({}, vmapped=True)
+
+    def _inspected(self, known: dict[str, str], vmapped: bool) -> Plan:
         with undisturbed():
-            return inspect(self.network, next(iter(self.batches)))
+            return inspect(self.network, next(iter(self.batches)), known, vmapped)
+
+    def settled(self, build: Callable[[], T]) -> T:
+        """The result of `build`, which is started anew when a batch shows the plan to be wrong.
+
+        A module may use a parameter in one batch as it did not in the first.
+        """
+        while True:
+            try:
+                return build()
+            except Unforeseen as found:
+                known = {**self.plan.reasons, **found.reasons}
+                self.plan = self._inspected(known, self.plan.vmapped and found.vmapped)
 
     def steps(self, description: str, rows: int = 0, together: bool = False) -> Iterator[Step]:
         """One pass over the data.

@@ -60,6 +60,19 @@ class Use(ABC):
         return diagonal(self.per_sample(g))
 
 
+class Unforeseen(Exception):
+    """A batch shows something that the plan, made on the first one, has wrong.
+
+    Attributes:
+        reasons: parameters that need the generic way, and why.
+        vmapped: False if the module does not run under `vmap` after all.
+    """
+
+    def __init__(self, reasons: dict[str, str], vmapped: bool = True) -> None:
+        super().__init__(f"{reasons}, vmapped: {vmapped}")
+        self.reasons, self.vmapped = reasons, vmapped
+
+
 class SavedInput:
     """A tensor kept from the forward pass, guarded against being overwritten since."""
 
@@ -81,9 +94,14 @@ class SavedInput:
         return self._tensor
 
 
+def flat_rows(gradients: Float[Tensor, "k n *shape"]) -> Float[Tensor, "k n d"]:
+    """Per-sample gradients of one parameter as rows."""
+    return gradients.reshape(*gradients.shape[:2], -1)
+
+
 def squared_norm(per_sample: dict[str, Tensor]) -> Float[Tensor, " n"]:
     """The squared norms (n,) of gradients given sample by sample."""
-    norms = [g.flatten(2).square().sum((0, 2)) for g in per_sample.values()]
+    norms = [flat_rows(g).square().sum((0, 2)) for g in per_sample.values()]
     return torch.stack(norms).sum(0)
 
 
