@@ -210,7 +210,7 @@ class ParameterVector:
                 f"vector: belongs to another parameter space (d = {self.space.size}, first names "
                 f"{list(self.space.names[:3])}; expected d = {space.size}, {list(space.names[:3])})"
             )
-        return self.flat
+        return self.flat.to(space.dtype)
 
     def __add__(self, other: ParameterVector) -> ParameterVector:
         return ParameterVector(self.space, self.flat + other.in_space(self.space))

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
+from pullback.autodiff import add_push_pull_
 from pullback.batches import Batch, tracked
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
-from pullback.jacobian import add_push_pull_
 from pullback.metrics import dense, diagonal
 from pullback.metrics.metric import BlockMetric, Metric, origin_of
 from pullback.network import Network
