@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pullback.errors import InputError
 from pullback.report import Settings, make_report
@@ -17,6 +16,7 @@ app = typer.Typer(
     help="Measure, and act on, the geometry of neural networks.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 DEFAULT = Settings()
 
@@ -39,18 +39,18 @@ def report(
         str,
         typer.Option(
             help="conv, mlp, or FILE.py:make_model, which returns a torch.nn.Module; it is called "
-            "with (input shape, classes) if it takes two arguments."
+            "with (input shape, classes) if it needs two arguments."
         ),
     ] = DEFAULT.model,
     checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Weights to start from, .pt or .safetensors."),
     ] = None,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train, or measure the network as it is.")
     ] = DEFAULT.train,
     epochs: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Passes over the data; by default about 1,500 updates."),
     ] = None,
     batch_size: Annotated[
@@ -91,14 +91,12 @@ def report(
     except KeyboardInterrupt as interrupt:
         complain(f"Interrupted. To go on: {again()}")
         raise typer.Exit(130) from interrupt
-    print(page)
+    typer.echo(page)
 
 
 def complain(message: str) -> None:
-    """One line on standard error, as it is: no markup, no wrapping."""
-    Console(stderr=True).print(
-        " ".join(message.split()), markup=False, highlight=False, soft_wrap=True
-    )
+    """One line on standard error."""
+    typer.echo(" ".join(message.split()), err=True)
 
 
 def again() -> str:

@@ -33,6 +33,15 @@ def owner_of(name: str) -> str:
     return name.rpartition(".")[0] or "(root)"
 
 
+def by_owner(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Parameters by the module that they belong to."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        owner = owner_of(name)
+        out[owner] = (*out.get(owner, ()), name)
+    return out
+
+
 @dataclass(frozen=True)
 class ParameterSpace:
     """An ordered set of named parameter tensors, seen as one space R^d.

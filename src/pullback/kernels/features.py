@@ -8,46 +8,46 @@ rows of some outputs at a time are made when they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.linalg import add_gram_
+from pullback.kernels.arrangement import Arrangement, Slab
+from pullback.parameters import by_owner, owner_of
 from pullback.tape.affine import AffineUse
 from pullback.tape.sweep import Part
-from pullback.tape.use import flat_rows
-
-# From features (n, k, b) to batches of rows whose inner products are the kernel's entries.
-Arrangement = Callable[[Float[Tensor, "n k b"]], Float[Tensor, "batch rows b"]]
-
-
-def pairs(x: Tensor) -> Tensor:
-    """One row for each sample and output: the kernel (n c, n' c) of all pairs of outputs."""
-    return x.flatten(0, 1).unsqueeze(0)
-
-
-def summed(x: Tensor) -> Tensor:
-    """One row for each sample, all outputs side by side: the kernel (n, n') summed over outputs."""
-    return x.flatten(1).unsqueeze(0)
-
-
-def separate(x: Tensor) -> Tensor:
-    """One batch for each output: its own kernel (n, n')."""
-    return x.transpose(0, 1)
+from pullback.tape.use import Gradients, flat_rows
 
 
 @runtime_checkable
 class Features(Protocol):
-    """The features of one layer on some samples, as a matrix (outputs, columns) a sample."""
+    """The features of one layer on some samples, cut into slabs of its outputs.
 
+    Attributes:
+        samples: number of samples n.
+        cotangents: number of combinations of the network's outputs k.
+        outputs: how many outputs the layer's weight has; slabs are ranges of them.
+        width: features of one of these.
+    """
+
+    samples: int
+    cotangents: int
     outputs: int
-    columns: int
+    width: int
 
-    def rows(self, start: int, stop: int) -> Float[Tensor, "n k b"]:
-        """The features of outputs `start` to `stop`."""
+    def empty(self, *shape: int) -> Tensor:
+        """Memory for features, on their device and in their precision."""
+        ...
+
+    def fill(self, out: Float[Tensor, "k n b"], start: int, stop: int) -> None:
+        """Write the features of outputs `start` to `stop`; those of a bias are not among them."""
+        ...
+
+    def bias_rows(self) -> Float[Tensor, "k n b"] | None:
+        """The features of the bias, if there is one."""
         ...
 
     def finite(self) -> bool:
@@ -59,18 +59,29 @@ class WrittenOut:
     """Features kept as they are.
 
     Args:
-        matrix: shape (k, n, outputs, columns).
+        rows: shape (k, n, G, outputs, features of one).
+        bias: those of the bias, (k, n, G outputs).
     """
 
-    def __init__(self, matrix: Float[Tensor, "k n o i"]) -> None:
-        self._matrix = matrix
-        self.outputs, self.columns = matrix.shape[2:]
+    def __init__(
+        self, rows: Float[Tensor, "k n g o i"], bias: Float[Tensor, "k n b"] | None = None
+    ) -> None:
+        self._rows, self._bias = rows, bias
+        self.cotangents, self.samples, groups, self.outputs, features = rows.shape
+        self.width = groups * features
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self._matrix[:, :, start:stop].flatten(2).transpose(0, 1)
+    def empty(self, *shape: int) -> Tensor:
+        return self._rows.new_empty(shape)
+
+    def fill(self, out: Tensor, start: int, stop: int) -> None:
+        chosen = self._rows[..., start:stop, :]
+        out.view(chosen.shape).copy_(chosen)
+
+    def bias_rows(self) -> Tensor | None:
+        return self._bias
 
     def finite(self) -> bool:
-        return bool(self._matrix.sum().isfinite())
+        return bool(self._rows.sum().isfinite())
 
 
 class Factored:
@@ -78,110 +89,120 @@ class Factored:
 
     Args:
         use: one use.
-        gradients: what came back, (k, G, o, n, t).
+        gradients: what came back, k tensors (G, o, n, t).
     """
 
-    def __init__(self, use: AffineUse, gradients: Float[Tensor, "k g o n t"]) -> None:
+    def __init__(self, use: AffineUse, gradients: Gradients) -> None:
         self.use, self.gradients = use, gradients
+        self.cotangents, self.samples = len(gradients), gradients[0].shape[2]
         self.outputs = use.layout.outputs
-        self.columns = use.layout.groups * use.layout.columns
+        self.width = use.layout.groups * use.layout.inputs
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        matrix = self.use.matrices(self.gradients[:, :, start:stop])  # (k, n, G, o, i)
-        self.use.release()
-        return matrix.transpose(2, 3).flatten(2).transpose(0, 1)
+    def empty(self, *shape: int) -> Tensor:
+        return self.gradients[0].new_empty(shape)
+
+    def fill(self, out: Tensor, start: int, stop: int) -> None:
+        layout = self.use.layout
+        shape = (*out.shape[:2], layout.groups, stop - start, layout.inputs)
+        self.use.weight_rows([g[:, start:stop] for g in self.gradients], out.view(shape))
+
+    def bias_rows(self) -> Tensor | None:
+        return None if self.use.bias is None else self.use.bias_rows(self.gradients)
 
     def finite(self) -> bool:
-        return bool(self.gradients.sum().isfinite())
+        return all(bool(g.sum().isfinite()) for g in self.gradients)
 
 
-def features_of(part: Part) -> Features:
-    """The features of a part, in whichever form is smaller."""
-    use, g = part.uses[0], part.gradients[0]
-    if len(part.uses) == 1 and isinstance(use, AffineUse) and use.weight is not None:
-        positions = g.shape[-1]
-        if positions == 1 or positions < use.layout.columns:
-            return Factored(use, g)
-        matrix = use.matrices(g)
-        return WrittenOut(matrix.transpose(2, 3).flatten(3))
-    flat = torch.cat([flat_rows(value) for value in part.per_sample().values()], dim=2)
-    return WrittenOut(flat.unsqueeze(2))
+def features_by_owner(part: Part) -> dict[str, Features]:
+    """The features of a part, by the module that owns the parameters."""
+    owners = by_owner(part.names)
+    use = part.uses[0]
+    if len(part.uses) == len(owners) == 1 and isinstance(use, AffineUse) and use.weight is not None:
+        return {owner_of(use.weight): _of_weight(use, part.gradients[0])}
+    gradients = part.per_sample()
+    flat = {
+        owner: torch.cat([flat_rows(gradients[name]) for name in names], dim=2)
+        for owner, names in owners.items()
+    }
+    return {owner: WrittenOut(rows[:, :, None, None]) for owner, rows in flat.items()}
+
+
+def _of_weight(use: AffineUse, g: Gradients) -> Features:
+    """The features of a weight and its bias, in whichever form is smaller."""
+    positions = g[0].shape[-1]
+    if positions == 1 or positions < use.layout.inputs:
+        return Factored(use, g)
+    return WrittenOut(use.weight_rows(g), None if use.bias is None else use.bias_rows(g))
 
 
 def add_kernel_(
-    total: Float[Tensor, "batch rows rows2"],
+    total: Tensor,
+    arrangement: Arrangement,
     left: Sequence[Features],
     right: Sequence[Features] | None,
-    arrange: Arrangement,
     memory: int,
 ) -> None:
     """Add the kernel of a layer's features on two sets, in place.
 
     Args:
-        total: what to add to; with `right` None only its lower block triangle is filled.
+        total: what to add to.
+        arrangement: which entries to form.
         left: features of successive samples.
         right: likewise; None for the kernel of `left` with itself.
-        arrange: which entries to form.
-        memory: bytes that the rows of one piece may take.
+        memory: bytes that the features of one slab may take.
     """
-    factored = _at_one_position(left)
-    if factored is not None:
-        other = None if right is None else _at_one_position(right)
-        if right is None or other is not None:
-            _add_product_(total, factored, other, arrange)
-            return
-    for start, stop in _spans(left, memory):
-        rows = arrange(torch.cat([piece.rows(start, stop) for piece in left]))
-        if right is None:
-            add_gram_(total, rows)
-        else:
-            others = arrange(torch.cat([piece.rows(start, stop) for piece in right]))
-            total.baddbmm_(rows, others.mT)
+    ours = _at_one_position(left)
+    theirs = None if right is None else _at_one_position(right)
+    if ours and (right is None or theirs):
+        inputs = _inputs(ours)
+        products = inputs @ (_inputs(theirs) if theirs else inputs).T
+        if ours[0].use.bias is not None:
+            products += 1
+        others = _gradients(theirs) if theirs else None
+        arrangement.add_product_(total, _gradients(ours), others, products)
+        return
+    samples = sum(piece.samples for piece in (*left, *(right or ())))
+    width = max(1, memory // (samples * left[0].cotangents * left[0].width * total.element_size()))
+    if right is None:
+        for rows in _slabs(left, width):
+            arrangement.add_rows_(total, rows, None)
+    else:
+        for rows, others in zip(_slabs(left, width), _slabs(right, width), strict=True):
+            arrangement.add_rows_(total, rows, others)
 
 
-def _spans(pieces: Sequence[Features], memory: int) -> Iterator[tuple[int, int]]:
-    """Ranges of outputs whose rows, for all samples, fit into the memory."""
-    first = pieces[0].rows(0, 1)
-    samples = sum(len(piece.rows(0, 1)) for piece in pieces[1:]) + len(first)
-    width = max(1, memory // (samples * first[0].numel() * first.element_size()))
-    for start in range(0, pieces[0].outputs, width):
-        yield start, min(start + width, pieces[0].outputs)
+def _slabs(pieces: Sequence[Features], width: int) -> Iterator[Slab]:
+    """The features of all samples, those of `width` outputs at a time, then those of the bias."""
+    first, samples = pieces[0], sum(piece.samples for piece in pieces)
+    for start in range(0, first.outputs, width):
+        stop = min(start + width, first.outputs)
+        slab = first.empty(first.cotangents, samples, first.width * (stop - start))
+        filled = 0
+        for piece in pieces:
+            piece.fill(slab[:, filled : filled + piece.samples], start, stop)
+            filled += piece.samples
+        yield slab
+    biases = [bias for piece in pieces if (bias := piece.bias_rows()) is not None]
+    if biases:
+        yield torch.cat(biases, dim=1)
 
 
-def _at_one_position(pieces: Sequence[Features]) -> list[Factored] | None:
-    """The pieces, if all of them are affine uses at one position and of one group."""
+def _at_one_position(pieces: Sequence[Features]) -> list[Factored]:
+    """The pieces, if all of them are affine uses at one position, of one group; none otherwise."""
     known = [
         piece
         for piece in pieces
         if isinstance(piece, Factored)
-        and piece.gradients.shape[-1] == 1
+        and piece.gradients[0].shape[-1] == 1
         and piece.use.layout.groups == 1
     ]
-    return known if len(known) == len(pieces) else None
-
-
-def _add_product_(
-    total: Tensor, left: Sequence[Factored], right: Sequence[Factored] | None, arrange: Arrangement
-) -> None:
-    inputs, gradients = _inputs(left), arrange(_gradients(left))
-    if right is None:
-        over_inputs = inputs @ inputs.T
-        over_gradients = torch.zeros_like(total)
-        add_gram_(over_gradients, gradients)
-    else:
-        over_inputs = inputs @ _inputs(right).T
-        over_gradients = gradients @ arrange(_gradients(right)).mT
-    if left[0].use.bias is not None:
-        over_inputs += 1
-    n, m = over_inputs.shape
-    batch, rows, columns = over_gradients.shape
-    paired = over_gradients.view(batch, n, rows // n, m, columns // m)
-    total += paired.mul_(over_inputs[:, None, :, None]).view(total.shape)
+    return known if len(known) == len(pieces) else []
 
 
 def _inputs(pieces: Sequence[Factored]) -> Float[Tensor, "n i"]:
     return torch.cat([piece.use.a[0, ..., 0].T for piece in pieces])
 
 
-def _gradients(pieces: Sequence[Factored]) -> Float[Tensor, "n k o"]:
-    return torch.cat([piece.gradients[:, 0, ..., 0].permute(2, 0, 1) for piece in pieces])
+def _gradients(pieces: Sequence[Factored]) -> Slab:
+    rows = [torch.stack([g[0, ..., 0].T for g in piece.gradients]) for piece in pieces]
+    return torch.cat(rows, dim=1)

@@ -12,12 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pullback.errors import InputError
+
 
 def effective_rank(eigenvalues: Float[Tensor, " r"]) -> float:
     """The exponential of the entropy of the normalised spectrum, between 1 and the rank.
 
     Args:
         eigenvalues: in any order, shape (r,); negative rounding errors count as zero.
+
+    Raises:
+        InputError: the spectrum is zero or not finite.
 
     Source:
         Roy and Vetterli 2007; George 2023, eq. 6.3.1.
@@ -27,8 +32,7 @@ def effective_rank(eigenvalues: Float[Tensor, " r"]) -> float:
         >>> round(pb.effective_rank(torch.tensor([3.0, 1.0], dtype=torch.float64)), 10)
         1.7547653506
     """
-    positive = eigenvalues.double().clamp(min=0)
-    shares = positive / positive.sum()
+    shares = _shares(eigenvalues)
     return float(torch.special.entr(shares).sum().exp())
 
 
@@ -39,6 +43,9 @@ def trace_ratios(eigenvalues: Float[Tensor, " r"], counts: Sequence[int]) -> lis
         eigenvalues: in any order, shape (r,).
         counts: the numbers k.
 
+    Raises:
+        InputError: the spectrum is zero or not finite.
+
     Source:
         George 2023, eq. 6.3.2, with the sum up to and including k.
 
@@ -47,18 +54,32 @@ def trace_ratios(eigenvalues: Float[Tensor, " r"], counts: Sequence[int]) -> lis
         >>> pb.trace_ratios(torch.tensor([1.0, 3.0]), [1, 2])
         [0.75, 1.0]
     """
-    ordered = eigenvalues.double().clamp(min=0).sort(descending=True).values
-    shares = ordered.cumsum(0) / ordered.sum()
+    shares = _shares(eigenvalues).sort(descending=True).values.cumsum(0)
     return [float(shares[min(k, len(shares)) - 1]) if k > 0 else 0.0 for k in counts]
 
 
-def centred(kernel: Float[Tensor, "r r"], outputs: int = 1) -> Float[Tensor, "r r"]:
+def _shares(eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
+    """The spectrum divided by its sum."""
+    positive = eigenvalues.double().clamp(min=0)
+    total = float(positive.sum())
+    if not (0 < total < float("inf")):
+        raise InputError(f"eigenvalues: their sum is {total}; give a spectrum that is not zero")
+    return positive / total
+
+
+def centred(
+    kernel: Float[Tensor, "r r"], centring: str = "all", outputs: int = 1
+) -> Float[Tensor, "r r"]:
     """The kernel of centred features, `C K C`.
 
     Args:
         kernel: shape (r, r) with r = n c, samples first.
-        outputs: 1 centres over all r indices at once; c centres over samples, for each output
-            by itself.
+        centring: "all" takes away the mean over all r indices; "samples" the mean over samples, for
+            each output by itself.
+        outputs: the number of outputs c.
+
+    Raises:
+        InputError: an unknown centring.
 
     Example:
         >>> import torch
@@ -67,16 +88,32 @@ def centred(kernel: Float[Tensor, "r r"], outputs: int = 1) -> Float[Tensor, "r 
         tensor([[ 0.5000, -0.5000],
                 [-0.5000,  0.5000]])
     """
-    size = kernel.shape[0] // outputs
-    blocks = kernel.reshape(size, outputs, size, outputs)
-    rows = blocks - blocks.mean(0, keepdim=True)
+    if centring not in ("all", "samples"):
+        raise InputError(f"centring: {centring!r}; choose 'all' or 'samples'")
+    apart = outputs if centring == "samples" else 1
+    size = kernel.shape[0] // apart
+    rows = kernel.reshape(size, apart, size, apart)
+    rows = rows - rows.mean(0, keepdim=True)
     return (rows - rows.mean(2, keepdim=True)).reshape(kernel.shape)
 
 
-def alignment(first: Float[Tensor, "r r"], second: Float[Tensor, "r r"]) -> float:
+def alignment(
+    first: Float[Tensor, "r r"],
+    second: Float[Tensor, "r r"],
+    centring: str | None = "all",
+    outputs: int = 1,
+) -> float:
     """The cosine between two kernels, `<K, K'> / (|K| |K'|)`, in [0, 1].
 
-    Of two centred kernels (`centred`) it is the centred kernel alignment, CKA.
+    Args:
+        first: symmetric, shape (r, r).
+        second: likewise.
+        centring: "all" or "samples" for the centred kernel alignment, CKA (see `centred`); None for
+            the uncentred one.
+        outputs: the number of outputs c in r = n c.
+
+    Raises:
+        InputError: an unknown centring.
 
     Source:
         Cortes et al. 2012; George 2023, eq. 6.3.3.
@@ -84,9 +121,11 @@ def alignment(first: Float[Tensor, "r r"], second: Float[Tensor, "r r"]) -> floa
     Example:
         >>> import torch, pullback as pb
         >>> y = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
-        >>> pb.alignment(torch.eye(4), y @ y.T)
+        >>> pb.alignment(torch.eye(4), y @ y.T, centring=None)
         0.5
     """
     a, b = first.double(), second.double()
+    if centring is not None:
+        a, b = centred(a, centring, outputs), centred(b, centring, outputs)
     norms = torch.linalg.matrix_norm(a) * torch.linalg.matrix_norm(b)
     return float((a * b).sum() / norms)

@@ -16,18 +16,9 @@ from pullback.batches import Batches, check_fits, working_memory
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.kernels import spectra
-from pullback.kernels.features import (
-    Arrangement,
-    Features,
-    add_kernel_,
-    features_of,
-    pairs,
-    separate,
-    summed,
-)
-from pullback.linalg import mirror_
+from pullback.kernels.arrangement import AllPairs, Arrangement, Separate, Single, Summed
+from pullback.kernels.features import Features, add_kernel_, features_by_owner
 from pullback.network import Network
-from pullback.parameters import owner_of
 from pullback.tape.sweep import Sweep
 
 Outputs = str | int | tuple[int, int]
@@ -86,12 +77,11 @@ def _kernel(
         second = replace(sweep, batches=others)
         second.plan = sweep.plan
         right = _collected(second)
-    arrange = ARRANGEMENTS.get(outputs, pairs) if isinstance(outputs, str) else pairs
-    shape = _shape(arrange, left, right or left)
-    owners = {part: owner_of(part[0]) if by_layer else "" for part in left.parts}
-    layers = tuple(dict.fromkeys(owners.values()))
+    arrangement = _arrangement(outputs)
+    shape = arrangement.shape(left.cotangents, left.samples, (right or left).samples)
+    layers = tuple(dict.fromkeys(owner for owner, _ in left.parts)) if by_layer else ("",)
     check_fits(
-        f"tangent_kernel: {len(layers)} matrices of {' x '.join(map(str, shape))} numbers",
+        f"tangent_kernel: {len(layers)} times {' x '.join(map(str, shape))} numbers",
         len(layers) * math.prod(shape) * network.space.dtype.itemsize,
         network.device,
         "take fewer samples, or outputs='sum'",
@@ -101,73 +91,63 @@ def _kernel(
         for layer in layers
     }
     budget = working_memory(sweep.memory, network.device)
-    for part, layer in owners.items():  # features are let go of as soon as they are used
-        theirs = None if right is None else right.parts.pop(part)
-        add_kernel_(totals[layer], left.parts.pop(part), theirs, arrange, budget)
-    if right is None:
-        for total in totals.values():
-            mirror_(total)
+    for key in list(left.parts):  # features are let go of as soon as they are used
+        theirs = None if right is None else right.parts.pop(key)
+        total = totals[key[0] if by_layer else ""]
+        add_kernel_(total, arrangement, left.parts.pop(key), theirs, budget)
+    alone = right is None
     kernels = {
-        layer: TangentKernel(_laid_out(total, outputs, left, right or left), left.outputs)
+        layer: TangentKernel(arrangement.finished(total, alone), left.outputs, alone)
         for layer, total in totals.items()
     }
     if not by_layer:
         return kernels[""]
     matrix = torch.stack([kernel.matrix for kernel in kernels.values()]).sum(0)
-    return TangentKernel(matrix, left.outputs, kernels)
+    return TangentKernel(matrix, left.outputs, alone, kernels)
 
 
-ARRANGEMENTS: dict[str, Arrangement] = {"all": pairs, "sum": summed, "each": separate}
+ARRANGEMENTS = {"all": AllPairs(), "sum": Summed(), "each": Separate()}
+
+
+def _arrangement(outputs: Outputs) -> Arrangement:
+    return ARRANGEMENTS[outputs] if isinstance(outputs, str) else Single()
 
 
 def _combination(outputs: Outputs) -> int | tuple[int, int] | None:
-    if isinstance(outputs, str):
-        if outputs not in ARRANGEMENTS:
-            raise InputError(
-                f"outputs: {outputs!r}; choose one of {sorted(ARRANGEMENTS)}, the number of an "
-                "output, or a pair of numbers"
-            )
-        return None
-    return outputs
+    if not isinstance(outputs, str):
+        return outputs
+    if outputs not in ARRANGEMENTS:
+        raise InputError(
+            f"outputs: {outputs!r}; choose one of {sorted(ARRANGEMENTS)}, the number of an "
+            "output, or a pair of numbers"
+        )
+    return None
 
 
 @dataclass
 class _Collected:
-    """The tangent features of a data set: pieces of successive samples, by parameters."""
+    """The tangent features of a data set: pieces of successive samples, by owner and parameters."""
 
-    parts: dict[tuple[str, ...], list[Features]]
+    parts: dict[tuple[str, tuple[str, ...]], list[Features]]
     samples: int
     outputs: int
     cotangents: int
 
 
 def _collected(sweep: Sweep) -> _Collected:
-    parts: dict[tuple[str, ...], list[Features]] = {}
+    parts: dict[tuple[str, tuple[str, ...]], list[Features]] = {}
     # The kernel needs every cotangent of a sample at once, so they are not cut.
     for step in sweep.steps("tangent features", together=True):
         for part in step.parts():
-            features = features_of(part)
-            if not features.finite():
-                raise InputError(
-                    f"gradients: not finite in {part.names}; the network's derivative is NaN or "
-                    "infinite on this data"
-                )
-            parts.setdefault(part.names, []).append(features)
+            for owner, features in features_by_owner(part).items():
+                if not features.finite():
+                    raise InputError(
+                        f"gradients: not finite in {owner!r}; the network's derivative is NaN or "
+                        "infinite on this data"
+                    )
+                parts.setdefault((owner, part.names), []).append(features)
     count = sweep.source.count(sweep.plan.outputs)
     return _Collected(parts, sweep.samples, sweep.plan.outputs, count)
-
-
-def _shape(arrange: Arrangement, left: _Collected, right: _Collected) -> tuple[int, int, int]:
-    """The shape (batch, rows, columns) of the kernel in an arrangement."""
-    if arrange is pairs:
-        return 1, left.samples * left.cotangents, right.samples * right.cotangents
-    return left.cotangents if arrange is separate else 1, left.samples, right.samples
-
-
-def _laid_out(total: Tensor, outputs: Outputs, left: _Collected, right: _Collected) -> Tensor:
-    if outputs == "all":
-        return total.view(left.samples, left.cotangents, right.samples, right.cotangents)
-    return total if outputs == "each" else total.squeeze(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +160,13 @@ class TangentKernel:
         matrix: shape (n, c, n', c) for all pairs of outputs, (c, n, n') for each output apart,
             (n, n') otherwise.
         outputs: how many outputs c the network has.
+        symmetric: whether it is the kernel of one data set with itself.
         layers: the kernel of each layer, where asked for.
     """
 
     matrix: Float[Tensor, "..."]
     outputs: int
+    symmetric: bool
     layers: dict[str, TangentKernel] = field(default_factory=dict)
 
     @property
@@ -197,7 +179,7 @@ class TangentKernel:
     @property
     def _square(self) -> Float[Tensor, "r r"]:
         flat = self.flat
-        if flat.ndim != 2 or flat.shape[0] != flat.shape[1]:
+        if flat.ndim != 2 or not self.symmetric:
             raise InputError(
                 f"kernel: shape {tuple(self.matrix.shape)} is not one kernel of one data set with "
                 "itself; use outputs='all', 'sum' or one output, and a single data set"
@@ -225,10 +207,12 @@ class TangentKernel:
             for all pairs of outputs and (k, n) otherwise.
 
         Raises:
-            InputError: the kernel is not one of a data set with itself.
+            InputError: the kernel is not one of a data set with itself, or has fewer eigenvalues.
         """
         values, vectors = self._decomposition
         count = len(values) if k is None else k
+        if not 0 <= count <= len(values):
+            raise InputError(f"k: {k} eigenvalues of a kernel that has {len(values)}")
         return values[:count], self._per_sample(vectors[:, :count])
 
     def eigvalsh(self) -> Float[Tensor, " r"]:
@@ -261,13 +245,9 @@ class TangentKernel:
         Raises:
             InputError: an unknown centring, or not a kernel of a data set with itself.
         """
-        if centring not in ("all", "samples"):
-            raise InputError(f"centring: {centring!r}; choose 'all' or 'samples'")
-        square = self._square
-        by_output = self.outputs if centring == "samples" and self.matrix.ndim == 4 else 1
-        return replace(
-            self, matrix=spectra.centred(square, by_output).view(self.matrix.shape), layers={}
-        )
+        by_output = self.outputs if self.matrix.ndim == 4 else 1
+        matrix = spectra.centred(self._square, centring, by_output)
+        return replace(self, matrix=matrix.view(self.matrix.shape), layers={})
 
     def normalised(self) -> TangentKernel:
         """The kernel divided by the square roots of its diagonal: cosines between features."""
@@ -302,12 +282,10 @@ class TangentKernel:
             George 2023, section 3.6.8 (eq. 6.3.3).
         """
         theirs = other if isinstance(other, TangentKernel) else self._of_labels(other)
-        ours: TangentKernel = self
-        if centring is not None:
-            ours, theirs = ours.centred(centring), theirs.centred(centring)
-        if ours._square.shape != theirs._square.shape:
+        if self._square.shape != theirs._square.shape:
             raise InputError("other: the two kernels are not on the same samples and outputs")
-        return spectra.alignment(ours._square, theirs._square)
+        by_output = self.outputs if self.matrix.ndim == 4 else 1
+        return spectra.alignment(self._square, theirs._square, centring, by_output)
 
     def _of_labels(self, labels: Tensor) -> TangentKernel:
         n = self.matrix.shape[0]
@@ -315,6 +293,8 @@ class TangentKernel:
             raise InputError(f"labels: {len(labels)} of them for a kernel of {n} samples")
         targets = labels
         if labels.ndim == 1 and not labels.is_floating_point():
+            if int(labels.min()) < 0:
+                raise InputError(f"labels: {int(labels.min())} is negative")
             targets = F.one_hot(labels.long(), max(self.outputs, int(labels.max()) + 1))
         targets = targets.to(self.matrix.dtype).to(self.matrix.device)
         if self.matrix.ndim != 4:

@@ -10,7 +10,7 @@ over samples of the sum over positions. Parameters of other uses get dense block
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from pullback.linalg import mirror_
 from pullback.metrics.dense import DenseSum
 from pullback.metrics.metric import Block, BlockMetric, origin_of
-from pullback.parameters import ParameterSpace, owner_of
+from pullback.parameters import ParameterSpace, by_owner, owner_of
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.sweep import Part, Sweep
 from pullback.tape.use import flat_rows
@@ -227,15 +227,6 @@ def _projected_squares(part: Part, basis: EKFAC) -> Float[Tensor, "g o i"]:
     flat = torch.cat([flat_rows(gradients[name]) for name in part.names], dim=2)
     rotated = basis.left.mT @ basis.layout.matrix(flat) @ basis.right
     return rotated.square().sum((0, 1))
-
-
-def by_owner(names: Iterable[str]) -> dict[str, Members]:
-    """Parameters by the module that they belong to."""
-    out: dict[str, Members] = {}
-    for name in names:
-        owner = owner_of(name)
-        out[owner] = (*out.get(owner, ()), name)
-    return out
 
 
 def block_names(members: Sequence[Members]) -> list[str]:

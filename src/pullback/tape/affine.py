@@ -5,8 +5,8 @@ a convolution of any dimension, stride, dilation and padding is a linear layer s
 positions, and a transposed convolution is a convolution of its input with zeros put in between.
 Layouts:
 
-    a   (G, i, n, t)      G groups, i inputs a group
-    g   (k, G, o, n, t)   o outputs a group
+    a   (G, i, n, t)   G groups, i inputs a group
+    g   (G, o, n, t)   o outputs a group, for each cotangent
 
 With one position the products factorise over samples, `(sum_k g^2)^T (a^2)`; with more, the
 gradient of a sample is the product `g a^T` over positions.
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from pullback.linalg import add_gram_
 from pullback.parameters import accumulation_dtype
-from pullback.tape.use import SavedInput, Use
+from pullback.tape.use import Gradients, SavedInput, Use
 
-# Bytes of per-sample gradients made at a time where only a sum over them is wanted: they stay in
-# the second-level cache, and no fresh memory has to be mapped.
-CACHED_BYTES = 4 * 2**20
+# Bytes of per-sample gradients made at a time where only a sum over them is wanted. On a CPU they
+# stay in the second-level cache and no fresh memory has to be mapped; a GPU wants large products.
+CACHED_BYTES = {"cpu": 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -196,18 +196,13 @@ class AffineUse(Use):
         """Forget the patches; they are made again when asked for."""
         self.__dict__.pop("a", None)
 
-    def stack(self, gradients: Sequence[Tensor]) -> Float[Tensor, "k g o n t"]:
+    def lay_out(self, gradient: Tensor) -> Float[Tensor, "g o n t"]:
+        gradient = gradient.to(self.dtype)
         if self.window is None:
-            rows = [g.to(self.dtype).reshape(len(g), -1, g.shape[-1]) for g in gradients]
-            stacked = rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
-            return stacked.permute(0, 3, 1, 2).unsqueeze(1)
-        first = gradients[0]
-        n, channels = first.shape[:2]
-        shape = (len(gradients), channels, n, first[0, 0].numel())
-        stacked = first.new_empty(shape, dtype=self.dtype)
-        for target, g in zip(stacked, gradients, strict=True):
-            target.copy_(g.reshape(n, channels, -1).transpose(0, 1))
-        return stacked.unflatten(1, (self.layout.groups, self.layout.outputs))
+            rows = gradient.reshape(len(gradient), -1, gradient.shape[-1])  # (n, t, o)
+            return rows.permute(2, 0, 1).unsqueeze(0)
+        channels = gradient.flatten(2).unflatten(1, (self.layout.groups, self.layout.outputs))
+        return channels.permute(1, 2, 0, 3)
 
     @property
     def floats(self) -> tuple[int, int]:
@@ -226,82 +221,84 @@ class AffineUse(Use):
             count *= (wide - reach) // window.stride[axis] + 1
         return count
 
-    def matrices(self, g: Float[Tensor, "k g o n t"]) -> Float[Tensor, "k n g o ii"]:
-        """The gradient [W | b] of each sample; `g` may hold some of the outputs only."""
-        rows = []
-        if self.weight is not None:
-            merged = _merged(g).permute(0, 2, 1, 3) @ self.a.permute(0, 2, 3, 1)  # (G, n, k o, i)
-            rows.append(merged.unflatten(2, (g.shape[0], g.shape[2])).permute(2, 1, 0, 3, 4))
-        if self.bias is not None:
-            rows.append(g.sum(-1).permute(0, 3, 1, 2).unsqueeze(-1))
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
-
-    def per_sample(self, g: Tensor) -> dict[str, Tensor]:
-        matrices = self.matrices(g)
-        out = {}
-        if self.weight is not None:
-            out[self.weight] = self.layout.weight_of(matrices[..., : self.layout.inputs])
-        if self.bias is not None:
-            out[self.bias] = matrices[..., -1].flatten(2)
+    def weight_rows(self, g: Gradients, out: Tensor | None = None) -> Float[Tensor, "k n g o i"]:
+        """The gradient by the weight of each sample; `g` may hold some of the outputs only."""
+        groups, o, n, _ = g[0].shape
+        inputs = _by_sample(self.a).mT
+        if out is None:
+            out = g[0].new_empty(len(g), n, groups, o, self.layout.inputs)
+        for target, one in zip(out, g, strict=True):
+            torch.matmul(_by_sample(one), inputs, out=target.transpose(0, 1))
         return out
 
-    def squared_norm(self, g: Tensor) -> Tensor:
-        total = g.new_zeros(g.shape[3])
+    def bias_rows(self, g: Gradients) -> Float[Tensor, "k n go"]:
+        """The gradient by the bias of each sample."""
+        return torch.stack([one.sum(-1).flatten(0, 1).T for one in g])
+
+    def per_sample(self, g: Gradients) -> dict[str, Tensor]:
+        out = {}
+        if self.weight is not None:
+            out[self.weight] = self.layout.weight_of(self.weight_rows(g))
         if self.bias is not None:
-            total += g.sum(-1).square().sum((0, 1, 2))
+            out[self.bias] = self.bias_rows(g)
+        return out
+
+    def squared_norm(self, g: Gradients) -> Tensor:
+        _, o, n, t = g[0].shape
+        if t == 1:
+            size = self.a[..., 0].square().sum(1) if self.weight is not None else 0
+            size = size + (self.bias is not None)  # (G, n)
+            return (_squares(g)[..., 0].sum(1) * size).sum(0)
+        total = g[0].new_zeros(n)
+        if self.bias is not None:
+            total += self.bias_rows(g).square_().sum((0, 2))
         if self.weight is None:
             return total
-        k, groups, o, n, t = g.shape
-        if t == 1:
-            return total + (g.square().sum((0, 2)) * self.a.square().sum(1)).sum((0, 2))
-        # Either the sample's gradient, (k o) t i products, or the two Gram matrices of positions.
-        if t * (k * o + self.layout.inputs) < k * o * self.layout.inputs:
-            backward = _merged(g).permute(0, 2, 3, 1)  # (G, n, t, k o)
-            forward = self.a.permute(0, 2, 3, 1)  # (G, n, t, i)
-            grams = (backward @ backward.mT) * (forward @ forward.mT)
-            return total + grams.sum((0, 2, 3))
-        for samples, rows in self._row_chunks(g, self.a):
+        # Either the gradient of each sample or the two Gram matrices of its positions.
+        if t * (len(g) * o + self.layout.inputs) < len(g) * o * self.layout.inputs:
+            forward = _by_sample(self.a)
+            backward = sum(one.mT @ one for one in map(_by_sample, g))
+            return total + (backward * (forward.mT @ forward)).sum((0, 2, 3))
+        for samples, rows in self._in_cache(g, self.a):
             total[samples] += rows.square_().sum((0, 2, 3))
         return total
 
-    def diagonal(self, g: Tensor) -> dict[str, Tensor]:
+    def diagonal(self, g: Gradients) -> dict[str, Tensor]:
         out = {}
         if self.bias is not None:
-            out[self.bias] = g.sum(-1).square().sum((0, 3)).flatten()
+            out[self.bias] = self.bias_rows(g).square_().sum((0, 1))
         if self.weight is not None:
-            out[self.weight] = self.layout.weight_of(self.squares(g, self.a))
+            if g[0].shape[-1] == 1:
+                rows = _squares(g)[..., 0] @ self.a[..., 0].square().mT
+            else:
+                rows = self._sum_of_squares(self._in_cache(g, self.a))
+            out[self.weight] = self.layout.weight_of(rows)
         return out
 
-    def squares(self, g: Tensor, a: Tensor) -> Float[Tensor, "g o i"]:
-        """The squares of `sum_t g_t a_t^T`, summed over samples and cotangents."""
-        k, groups, o, n, t = g.shape
-        if t == 1:
-            return g[..., 0].square().sum(0) @ a[..., 0].square().mT
-        total = g.new_zeros(groups, k * o, a.shape[1])
-        for _, rows in self._row_chunks(g, a):
-            if rows.shape[1] == 1:
-                total.addcmul_(rows[:, 0], rows[:, 0])
-            else:
-                total += rows.square_().sum(1)
-        return total.unflatten(1, (k, o)).sum(1)
+    def _in_cache(self, g: Gradients, a: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Products `sum_t g_t a_t^T` (G, samples, o, i), a few at a time in reused memory."""
+        groups, o, n, _ = g[0].shape
+        inputs = _by_sample(a).mT
+        room = CACHED_BYTES["cuda" if a.is_cuda else "cpu"]
+        width = max(1, min(n, room // (groups * o * a.shape[1] * a.element_size())))
+        buffer = a.new_empty(groups, width, o, a.shape[1])
+        for one in map(_by_sample, g):
+            for start in range(0, n, width):
+                samples = slice(start, min(start + width, n))
+                chunk = buffer[:, : samples.stop - start]
+                torch.matmul(one[:, samples], inputs[:, samples], out=chunk)
+                yield samples, chunk
 
-    def _row_chunks(self, g: Tensor, a: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Per-sample gradients (G, samples, k o, i), some samples at a time, in reused memory."""
-        merged = _merged(g).permute(0, 2, 1, 3)  # (G, n, k o, t)
-        inputs = a.permute(0, 2, 3, 1)  # (G, n, t, i)
-        groups, n, rows, _ = merged.shape
-        size = max(1, CACHED_BYTES // (groups * rows * inputs.shape[-1] * g.element_size()))
-        if g.is_cuda:
-            size = n
-        buffer = g.new_empty(groups, min(size, n), rows, inputs.shape[-1])
-        for start in range(0, n, size):
-            samples = slice(start, min(start + size, n))
-            chunk = buffer[:, : samples.stop - start]
-            if groups == 1:
-                torch.bmm(merged[0, samples], inputs[0, samples], out=chunk[0])
-            else:
-                torch.matmul(merged[:, samples], inputs[:, samples], out=chunk)
-            yield samples, chunk
+    @staticmethod
+    def _sum_of_squares(products: Iterator[tuple[slice, Tensor]]) -> Float[Tensor, "g o i"]:
+        """The squares of products (G, samples, o, i), summed over all samples."""
+        total: Tensor | None = None
+        for _, rows in products:
+            if total is None:
+                total = torch.zeros_like(rows)
+            total[:, : rows.shape[1]].addcmul_(rows, rows)
+        assert total is not None  # there is at least one sample
+        return total.sum(1)
 
     # What Kronecker-factored metrics need. The homogeneous coordinate of the bias is the last one.
 
@@ -314,55 +311,62 @@ class AffineUse(Use):
             total[:, -1, -1] += a.shape[2]
         return a.shape[2]
 
-    def add_gradient_gram_(self, total: Float[Tensor, "g o o"], g: Tensor) -> None:
+    def add_gradient_gram_(self, total: Float[Tensor, "g o o"], g: Gradients) -> None:
         """Add `sum g g^T` over samples, positions and cotangents (lower triangle)."""
+        _, o, _, t = g[0].shape
         for one in g:
-            add_gram_(total, one.flatten(2))
+            if t > o:  # one product a sample, rather than a copy of all
+                rows = _by_sample(one)
+                total += (rows @ rows.mT).sum(1)
+            else:
+                add_gram_(total, one.flatten(2))
 
     def projected_squares(
-        self,
-        g: Tensor,
-        left: Float[Tensor, "g o o"],
-        right: Float[Tensor, "g i i"],
+        self, g: Gradients, left: Float[Tensor, "g o o"], right: Float[Tensor, "g i i"]
     ) -> Float[Tensor, "g o i"]:
         """The squares of `left^T (sum_t g_t a~_t^T) right`, summed over samples and cotangents."""
-        k, groups, o, n, t = g.shape
-        i = self.layout.inputs
-        a = self.a
+        _, o, _, t = g[0].shape
         if t == 1:
-            return self.squares(_turned(g, left), self._projected_input(right))
+            inputs = self._projected_input(right)[..., 0].square_()
+            return _squares([_turned(one, left) for one in g])[..., 0] @ inputs.mT
         # A projection can be made before the sum over positions or after it, whichever is less.
-        early_left, early_right = t < i, t < k * o
+        early_left, early_right = t < self.layout.inputs, t < len(g) * o
         if early_left:
-            g = _turned(g, left)
-        if early_right:
-            a = self._projected_input(right)
-        elif self.bias is not None:
-            a = torch.cat([a, torch.ones_like(a[:, :1])], dim=1)
-        total = g.new_zeros(groups, k, o, right.shape[-1])
-        for _, rows in self._row_chunks(g, a):
-            if not early_right:
-                rows = rows @ right.unsqueeze(1)
-            rows = rows.unflatten(2, (k, o))
-            if not early_left:
-                rows = left.mT[:, None, None] @ rows
-            total += rows.square_().sum(1)
-        return total.sum(1)
+            g = [_turned(one, left) for one in g]
+        a = self._projected_input(right) if early_right else self._homogeneous()
+        products = self._in_cache(g, a)
+        if not early_right:
+            products = ((samples, rows @ right.unsqueeze(1)) for samples, rows in products)
+        if not early_left:
+            products = ((samples, left.mT.unsqueeze(1) @ rows) for samples, rows in products)
+        return self._sum_of_squares(products)
 
-    def _projected_input(self, right: Tensor) -> Float[Tensor, "g i n t"]:
+    def _homogeneous(self) -> Float[Tensor, "g ii n t"]:
+        """The inputs with the coordinate of the bias, if there is one."""
+        if self.bias is None:
+            return self.a
+        return torch.cat([self.a, torch.ones_like(self.a[:, :1])], dim=1)
+
+    def _projected_input(self, right: Tensor) -> Float[Tensor, "g ii n t"]:
         """The homogeneous inputs in the basis `right`."""
-        flat = self.a.flatten(2)  # (G, i, n t)
-        out = right[:, : self.layout.inputs].mT @ flat
+        out = right[:, : self.layout.inputs].mT @ self.a.flatten(2)
         if self.bias is not None:
             out += right[:, -1].unsqueeze(2)
         return out.unflatten(2, self.a.shape[2:])
 
 
-def _merged(g: Float[Tensor, "k g o n t"]) -> Float[Tensor, "g ko n t"]:
-    """Cotangents and outputs as one axis of rows."""
-    return g.transpose(0, 1).flatten(1, 2)
+def _by_sample(values: Float[Tensor, "g c n t"]) -> Float[Tensor, "g n c t"]:
+    return values.transpose(1, 2)
 
 
-def _turned(g: Float[Tensor, "k g o n t"], left: Float[Tensor, "g o o"]) -> Tensor:
-    """The gradients in the basis `left`."""
-    return (left.mT @ g.flatten(3)).unflatten(3, g.shape[3:])
+def _squares(g: Gradients) -> Float[Tensor, "g o n t"]:
+    """The squares, summed over cotangents."""
+    total = torch.zeros_like(g[0])
+    for one in g:
+        total.addcmul_(one, one)
+    return total
+
+
+def _turned(g: Float[Tensor, "g o n t"], left: Float[Tensor, "g o o"]) -> Float[Tensor, "g o n t"]:
+    """A gradient in the basis `left`."""
+    return (left.mT @ g.flatten(2)).unflatten(2, g.shape[2:])

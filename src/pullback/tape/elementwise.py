@@ -1,20 +1,20 @@
 """Normalisation layers: an elementwise scale and shift of a normalised input.
 
-Layouts: `x` (e, n, t) is the normalised input and `g` (k, e, n, t) the gradients, for e elements of
-the scale and t positions that share each of them.
+Layouts: `x` (e, n, t) is the normalised input and `g` k gradients (e, n, t), for e elements of the
+scale and t positions that share each of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pullback.parameters import accumulation_dtype
-from pullback.tape.use import SavedInput, Use
+from pullback.tape.use import Gradients, SavedInput, Use
 
 
 class ScaleUse(Use):
@@ -54,22 +54,23 @@ class ScaleUse(Use):
             return values.reshape(len(values), elements, -1).transpose(0, 1)
         return values.reshape(len(values), -1, elements).permute(2, 0, 1)
 
-    def stack(self, gradients: Sequence[Tensor]) -> Float[Tensor, "k e n t"]:
-        rows = [self._laid_out(g) for g in gradients]
-        return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+    def lay_out(self, gradient: Tensor) -> Float[Tensor, "e n t"]:
+        return self._laid_out(gradient)
 
     @property
     def floats(self) -> tuple[int, int]:
         count = self._x.get()[0].numel()
         return count, count
 
-    def per_sample(self, g: Tensor) -> dict[str, Tensor]:
+    def per_sample(self, g: Gradients) -> dict[str, Tensor]:
         out = {}
-        lead = (g.shape[0], g.shape[2])
         if self.weight is not None:
             x = self._laid_out(self._normalise(self._x.get()))
-            products = torch.linalg.vecdot(g, x)  # (k, e, n)
-            out[self.weight] = products.transpose(1, 2).reshape(*lead, *self.shape)
+            out[self.weight] = self._per_parameter([torch.linalg.vecdot(one, x) for one in g])
         if self.bias is not None:
-            out[self.bias] = g.sum(-1).transpose(1, 2).reshape(*lead, *self.shape)
+            out[self.bias] = self._per_parameter([one.sum(-1) for one in g])
         return out
+
+    def _per_parameter(self, values: list[Float[Tensor, "e n"]]) -> Float[Tensor, "k n *shape"]:
+        stacked = torch.stack([value.T for value in values])
+        return stacked.reshape(*stacked.shape[:2], *self.shape)

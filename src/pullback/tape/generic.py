@@ -7,7 +7,7 @@ samples go at once under `vmap`; a module that `vmap` cannot follow is run sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pullback.batches import Batch
 from pullback.network import Network
-from pullback.tape.use import Unforeseen, Use
+from pullback.tape.use import Gradients, Unforeseen, Use
 
 # What `torch.func.vjp` returns: the outputs, and the map from cotangents to gradients.
 Linearised = tuple[Tensor, Callable[[Tensor], tuple[dict[str, Tensor]]]]
@@ -29,7 +29,7 @@ LOOPED = "generic (sample by sample)"
 class GenericUse(Use):
     """All uses, of any kind, of parameters that have some use without a rule.
 
-    Here `g` is the cotangents themselves, (k, n, c).
+    Here `g` is the cotangents themselves, k tensors (n, c).
 
     Args:
         network: the function.
@@ -48,19 +48,20 @@ class GenericUse(Use):
     def way(self) -> str:  # type: ignore[override]
         return VMAPPED if self.vmapped else LOOPED
 
-    def stack(self, gradients: Sequence[Tensor]) -> Float[Tensor, "k n c"]:
-        return torch.stack(list(gradients))
+    def lay_out(self, gradient: Tensor) -> Float[Tensor, "n c"]:
+        return gradient
 
     @property
     def floats(self) -> tuple[int, int]:
         size = sum(self.network.tensors[name].numel() for name in self.names)
         return 0, size  # the gradients themselves are what is kept
 
-    def per_sample(self, g: Tensor) -> dict[str, Tensor]:
+    def per_sample(self, g: Gradients) -> dict[str, Tensor]:
+        cotangents = torch.stack(g)
         if not self.vmapped:
-            return self._looped(g)
+            return self._looped(cotangents)
         try:
-            by_name = self._vmapped(g)
+            by_name = self._vmapped(cotangents)
         except RuntimeError as error:
             raise Unforeseen({}, vmapped=False) from error
         return {name: value.to(self.dtype) for name, value in by_name.items()}
@@ -117,7 +118,7 @@ def can_vmap(network: Network, names: tuple[str, ...], batch: Batch, outputs: in
     """Whether the module runs under `vmap`, and gives the same: tried on a few samples."""
     space = network.space
     rows = torch.eye(2, outputs, dtype=space.dtype, device=space.device)
-    cotangents = rows.unsqueeze(1).expand(-1, len(batch), -1)
+    cotangents = [row.expand(len(batch), -1) for row in rows]
     try:
         fast = GenericUse(network, names, batch, vmapped=True).per_sample(cotangents)
     except Unforeseen:

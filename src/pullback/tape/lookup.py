@@ -1,11 +1,10 @@
 """Embeddings: rows of a table, looked up by index; a sample touches few of them.
 
-Layout: `g` (k, n, t, e), e numbers a row, t look-ups a sample.
+Layout: `g` holds k tensors (n, t, e), e numbers a row, t look-ups a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pullback.parameters import accumulation_dtype
-from pullback.tape.use import SavedInput, Use
+from pullback.tape.use import Gradients, SavedInput, Use
 
 
 class LookupUse(Use):
@@ -42,8 +41,8 @@ class LookupUse(Use):
         self.dtype = accumulation_dtype(dtype)
         self._indices = SavedInput(indices)
 
-    def stack(self, gradients: Sequence[Tensor]) -> Float[Tensor, "k n t e"]:
-        return torch.stack([g.to(self.dtype).reshape(len(g), -1, g.shape[-1]) for g in gradients])
+    def lay_out(self, gradient: Tensor) -> Float[Tensor, "n t e"]:
+        return gradient.to(self.dtype).reshape(len(gradient), -1, gradient.shape[-1])
 
     @property
     def floats(self) -> tuple[int, int]:
@@ -59,27 +58,28 @@ class LookupUse(Use):
         keys, places = torch.unique(samples * self.shape[0] + indices, return_inverse=True)
         return keys // self.shape[0], keys % self.shape[0], places.flatten()
 
-    def _summed(self, g: Tensor) -> Float[Tensor, "k s e"]:
+    def _summed(self, g: Gradients) -> Float[Tensor, "k s e"]:
         """The gradient of each touched row in each sample."""
         samples, rows, places = self._touched
-        flat = g.flatten(1, 2)
-        total = flat.new_zeros(len(g), len(samples), self.shape[1]).index_add_(1, places, flat)
+        total = g[0].new_zeros(len(g), len(samples), self.shape[1])
+        for target, one in zip(total, g, strict=True):
+            target.index_add_(0, places, one.flatten(0, 1))
         if self._padding is not None:
             total[:, rows == self._padding] = 0
         return total
 
-    def per_sample(self, g: Tensor) -> dict[str, Tensor]:
+    def per_sample(self, g: Gradients) -> dict[str, Tensor]:
         samples, rows, _ = self._touched
-        out = g.new_zeros(g.shape[0], g.shape[1], *self.shape)
+        out = g[0].new_zeros(len(g), len(g[0]), *self.shape)
         out[:, samples, rows] = self._summed(g)
         return {self.names[0]: out}
 
-    def squared_norm(self, g: Tensor) -> Tensor:
+    def squared_norm(self, g: Gradients) -> Tensor:
         samples, _, _ = self._touched
         squares = self._summed(g).square().sum((0, 2))
-        return g.new_zeros(g.shape[1]).index_add_(0, samples, squares)
+        return g[0].new_zeros(len(g[0])).index_add_(0, samples, squares)
 
-    def diagonal(self, g: Tensor) -> dict[str, Tensor]:
+    def diagonal(self, g: Gradients) -> dict[str, Tensor]:
         _, rows, _ = self._touched
         squares = self._summed(g).square().sum(0)
-        return {self.names[0]: g.new_zeros(self.shape).index_add_(0, rows, squares)}
+        return {self.names[0]: g[0].new_zeros(self.shape).index_add_(0, rows, squares)}

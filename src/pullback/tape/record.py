@@ -30,8 +30,10 @@ from pullback.network import Network, check_finite_outputs
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.generic import GenericUse, can_vmap
 from pullback.tape.rules import RULES, interference
-from pullback.tape.use import Unforeseen, Use, connected
+from pullback.tape.use import Gradients, Unforeseen, Use, connected
 
+# So many samples show which dimension they are, and whether they stay in order.
+ENOUGH_SAMPLES = 3
 # A step takes fewer cotangents at a time rather than fewer samples than this.
 FEWEST_SAMPLES = 8
 
@@ -117,6 +119,7 @@ class Plan:
     """What `inspect` found: how each parameter's gradients are computed.
 
     Attributes:
+        samples: how many samples were looked at.
         ways: the way of each parameter; "unused" where no output depends on it.
         uses: how many uses with a rule each parameter has.
         generic: the parameters that take the generic way.
@@ -127,6 +130,7 @@ class Plan:
         floats: numbers kept for one sample: of inputs, and of gradients for each cotangent.
     """
 
+    samples: int
     ways: dict[str, str]
     uses: dict[str, int]
     generic: tuple[str, ...]
@@ -180,11 +184,12 @@ def inspect(
         InputError: samples depend on each other, or the outputs are random, not finite or not of
             shape (n, c).
     """
-    few = batch.take(0, min(3, len(batch)))
+    few = batch.take(0, min(ENOUGH_SAMPLES, len(batch)))
     recorder, outputs = _run(network, few, ())
     reasons = {**recorder.unruled, **(known or {})}
     if len(few) > 1:
-        other = [1, 0]  # another order in another number: neither may matter
+        # Another number of samples and, where that makes a difference, another order.
+        other = [1, 0] if len(few) > 2 else [0]
         again, shuffled = _run(network, few.map(lambda t: _chosen(t, other, len(few))), ())
         if not _close(outputs[other], shuffled):
             raise InputError(
@@ -206,6 +211,7 @@ def inspect(
     # A parameter with several uses is summed over them in its per-sample form.
     kept += [(0, network.space.floats(group[0].names)) for group in together if len(group) > 1]
     return Plan(
+        samples=len(few),
         ways={name: found.get(name, "unused") for name in network.space.names},
         uses=_counts(recorder.uses, network.space.names),
         generic=generic,
@@ -284,6 +290,8 @@ class Tape:
     """
 
     def __init__(self, network: Network, batch: Batch, plan: Plan) -> None:
+        if plan.samples < min(len(batch), ENOUGH_SAMPLES):
+            raise Unforeseen({}, batch=batch)
         recorder, outputs = _run(network, batch, plan.generic)
         changed = {
             name: recorder.unruled.get(name, "operations that differ between batches")
@@ -299,20 +307,18 @@ class Tape:
             self.uses.append(GenericUse(network, plan.generic, batch, plan.vmapped))
         self.outputs: Float[Tensor, "n c"] = outputs.detach()
 
-    def gradients(self, cotangents: Float[Tensor, "k n c"]) -> list[Tensor]:
+    def gradients(self, cotangents: Float[Tensor, "k n c"]) -> list[Gradients]:
         """For each use, the gradients that come back for the cotangents, in its own layout."""
-        columns: list[list[Tensor]] = [[] for _ in self._edges]
-        if self._edges and self._outputs.requires_grad:
-            for u in cotangents:
+        columns: list[Gradients] = [[] for _ in self.uses]
+        for u in cotangents if self._edges else ():
+            gradients: Sequence[Tensor | None] = [None] * len(self._edges)
+            if self._outputs.requires_grad:
                 gradients = torch.autograd.grad(
                     self._outputs, self._edges, u, retain_graph=True, allow_unused=True
                 )
-                for column, g, shape in zip(columns, gradients, self._shapes, strict=True):
-                    column.append(u.new_zeros(shape) if g is None else g)
+            for place, (g, shape) in enumerate(zip(gradients, self._shapes, strict=True)):
+                raw = u.new_zeros(shape) if g is None else g
+                columns[place].append(self.uses[place].lay_out(raw))
         if len(self.uses) > len(self._edges):  # the generic use takes the cotangents themselves
-            columns.append(list(cotangents))
-        stacked = []
-        for use, column in zip(self.uses, columns, strict=True):
-            stacked.append(use.stack(column))
-            column.clear()  # what is stacked is not needed twice
-        return stacked
+            columns[-1] = list(cotangents)
+        return columns

@@ -24,7 +24,7 @@ from pullback.cotangents import CotangentSource
 from pullback.network import Network, undisturbed
 from pullback.tape import use as contractions
 from pullback.tape.record import Plan, Tape, inspect
-from pullback.tape.use import Unforeseen, Use, connected
+from pullback.tape.use import Gradients, Unforeseen, Use, connected
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Part:
     """All uses, in one piece of the data, of parameters that are used together."""
 
     uses: tuple[Use, ...]
-    gradients: tuple[Tensor, ...]
+    gradients: tuple[Gradients, ...]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class Step:
     """
 
     uses: list[Use]
-    gradients: list[Tensor]
+    gradients: list[Gradients]
     start: int
     samples: int
     cotangents: slice
@@ -119,11 +119,8 @@ class Sweep:
     @cached_property
     def plan(self) -> Plan:
         """How each parameter's gradients are computed, from a look at the first batch."""
-        return self._inspected({}, vmapped=True)
-
-    def _inspected(self, known: dict[str, str], vmapped: bool) -> Plan:
         with undisturbed():
-            return inspect(self.network, next(iter(self.batches)), known, vmapped)
+            return inspect(self.network, next(iter(self.batches)))
 
     def settled(self, build: Callable[[], T]) -> T:
         """The result of `build`, which is started anew when a batch shows the plan to be wrong.
@@ -134,8 +131,11 @@ class Sweep:
             try:
                 return build()
             except Unforeseen as found:
+                batch = next(iter(self.batches)) if found.batch is None else found.batch
                 known = {**self.plan.reasons, **found.reasons}
-                self.plan = self._inspected(known, self.plan.vmapped and found.vmapped)
+                with undisturbed():
+                    vmapped = self.plan.vmapped and found.vmapped
+                    self.plan = inspect(self.network, batch, known, vmapped)
 
     def steps(self, description: str, rows: int = 0, together: bool = False) -> Iterator[Step]:
         """One pass over the data.

@@ -4,7 +4,7 @@ Every structured quantity is a contraction of what went *into* a use, `a`, with 
 came back *out* of it, `g`. Shapes, throughout this room:
 
     k cotangents, n samples, t positions that share the parameters (1 for a plain linear layer)
-    g   (k, ..., n, t)   the layout of "..." is the use's own business
+    g   a list of k tensors, one for each cotangent, in a layout that is the use's own business
 
 A use has to know one thing, the gradient of each sample (`per_sample`); whatever it can do at less
 cost than through these, it overrides.
@@ -20,7 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pullback.batches import Batch
 from pullback.errors import InputError
+
+# The gradients that came back out of a use, one for each cotangent.
+Gradients = list[Tensor]
 
 
 class Use(ABC):
@@ -35,11 +39,11 @@ class Use(ABC):
     names: tuple[str, ...]
 
     @abstractmethod
-    def stack(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradients by the output, one for each cotangent, in the use's own layout."""
+    def lay_out(self, gradient: Tensor) -> Tensor:
+        """A gradient by the output in the use's own layout; a view where that is possible."""
 
     @abstractmethod
-    def per_sample(self, g: Tensor) -> dict[str, Float[Tensor, "k n *shape"]]:
+    def per_sample(self, g: Gradients) -> dict[str, Float[Tensor, "k n *shape"]]:
         """The gradient of each sample, for each parameter: shape (k, n, *shape)."""
 
     @property
@@ -51,11 +55,11 @@ class Use(ABC):
         """Forget what was derived from the input; it is made again when asked for."""
         return
 
-    def squared_norm(self, g: Tensor) -> Float[Tensor, " n"]:
+    def squared_norm(self, g: Gradients) -> Float[Tensor, " n"]:
         """The squared norm of each sample's gradient, summed over cotangents."""
         return squared_norm(self.per_sample(g))
 
-    def diagonal(self, g: Tensor) -> dict[str, Tensor]:
+    def diagonal(self, g: Gradients) -> dict[str, Tensor]:
         """The squares of the gradients, summed over samples and cotangents, by parameter."""
         return diagonal(self.per_sample(g))
 
@@ -66,11 +70,14 @@ class Unforeseen(Exception):
     Attributes:
         reasons: parameters that need the generic way, and why.
         vmapped: False if the module does not run under `vmap` after all.
+        batch: where to look instead, if the first batch showed too little.
     """
 
-    def __init__(self, reasons: dict[str, str], vmapped: bool = True) -> None:
+    def __init__(
+        self, reasons: dict[str, str], vmapped: bool = True, batch: Batch | None = None
+    ) -> None:
         super().__init__(f"{reasons}, vmapped: {vmapped}")
-        self.reasons, self.vmapped = reasons, vmapped
+        self.reasons, self.vmapped, self.batch = reasons, vmapped, batch
 
 
 class SavedInput:

@@ -1,0 +1,119 @@
+"""Which entries of a tangent kernel are formed, and how they lie in memory meanwhile.
+
+Features come as (k, n, b): b numbers for each of k outputs of n samples. With features of a second
+set, every entry is formed; without, only the lower block triangle, for `mirror_` to complete.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pullback.linalg import add_gram_, mirror_
+
+# The features of the first set, and those of the second where there is one.
+Slab = Float[Tensor, "k n b"]
+Second = Float[Tensor, "k m b"] | None
+
+
+class Arrangement(ABC):
+    """A choice of entries."""
+
+    @abstractmethod
+    def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
+        """The shape of the accumulated kernel."""
+
+    @abstractmethod
+    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+        """Add the inner products of features."""
+
+    @abstractmethod
+    def add_product_(
+        self, total: Tensor, left: Slab, right: Second, inputs: Float[Tensor, "n m"]
+    ) -> None:
+        """Add the inner products of gradients, each times that of the samples' inputs."""
+
+    @abstractmethod
+    def finished(self, total: Tensor, symmetric: bool) -> Tensor:
+        """The kernel as the user sees it."""
+
+
+class AllPairs(Arrangement):
+    """Every pair of outputs: accumulated as (k, n, k, m), seen as (n, k, m, k)."""
+
+    def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
+        return outputs, rows, outputs, columns
+
+    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+        _add_(total.flatten(2).flatten(0, 1), left.flatten(0, 1), _joined(right))
+
+    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
+        others = left if right is None else right
+        for output, rows in enumerate(left):
+            count = output + 1 if right is None else len(others)
+            products = rows @ others[:count].flatten(0, 1).T
+            shaped = products.view(len(rows), count, -1)
+            total[output, :, :count].addcmul_(shaped, inputs.unsqueeze(1))
+
+    def finished(self, total: Tensor, symmetric: bool) -> Tensor:
+        if symmetric:
+            mirror_(total.flatten(2).flatten(0, 1))
+        return total.permute(1, 0, 3, 2)
+
+
+class Summed(Arrangement):
+    """The sum over outputs, (n, m)."""
+
+    def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
+        return rows, columns
+
+    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+        for output, rows in enumerate(left):
+            _add_(total, rows, None if right is None else right[output])
+
+    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
+        rows = left.transpose(0, 1).flatten(1)
+        others = rows if right is None else right.transpose(0, 1).flatten(1)
+        total.addcmul_(rows @ others.T, inputs)
+
+    def finished(self, total: Tensor, symmetric: bool) -> Tensor:
+        return mirror_(total) if symmetric else total
+
+
+class Separate(Arrangement):
+    """Each output by itself, (k, n, m)."""
+
+    def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
+        return outputs, rows, columns
+
+    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+        for output, rows in enumerate(left):
+            _add_(total[output], rows, None if right is None else right[output])
+
+    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
+        others = left if right is None else right
+        for output, rows in enumerate(left):
+            total[output].addcmul_(rows @ others[output].T, inputs)
+
+    def finished(self, total: Tensor, symmetric: bool) -> Tensor:
+        return mirror_(total) if symmetric else total
+
+
+class Single(Separate):
+    """The one combination of outputs that there is, (n, m)."""
+
+    def finished(self, total: Tensor, symmetric: bool) -> Tensor:
+        return super().finished(total, symmetric).squeeze(0)
+
+
+def _joined(slab: Second) -> Float[Tensor, "km b"] | None:
+    return None if slab is None else slab.flatten(0, 1)
+
+
+def _add_(total: Tensor, rows: Tensor, others: Tensor | None) -> None:
+    if others is None:
+        add_gram_(total, rows)
+    else:
+        total.addmm_(rows, others.T)
