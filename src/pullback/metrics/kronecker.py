@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pullback.linalg import mirror_
-from pullback.metrics.dense import DenseSum
+from pullback.metrics.dense import DenseSum, Members
 from pullback.metrics.metric import Block, BlockMetric, origin_of
 from pullback.parameters import ParameterSpace, by_owner, owner_of
 from pullback.tape.affine import AffineLayout, AffineUse
@@ -154,9 +154,6 @@ class Factors:
         """The block of mean factors."""
         outputs, inputs = mirror_(self.outputs) / samples, mirror_(self.inputs) / self.positions
         return KFAC(self.layout, outputs, inputs)
-
-
-Members = tuple[str, ...]
 
 
 def _factors(sweep: Sweep) -> tuple[dict[Members, Factors], DenseSum]:

@@ -21,7 +21,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pullback.linalg import add_gram_
@@ -119,7 +119,7 @@ class AffineLayout:
         """Columns of one group's matrix: its inputs, and the bias."""
         return self.inputs + self.bias
 
-    def weight_of(self, rows: Float[Tensor, "*b g o i"]) -> Tensor:
+    def weight_of(self, rows: Shaped[Tensor, "*b g o i"]) -> Tensor:
         """Values for each weight in the weight's own shape, (..., *weight)."""
         lead = rows.shape[:-3]
         if not self.transposed:
@@ -128,7 +128,7 @@ class AffineLayout:
         apart = rows.reshape(*lead, self.groups, self.outputs, channels, *kernel)
         return apart.transpose(len(lead) + 1, len(lead) + 2).reshape(*lead, *self.weight)
 
-    def rows_of(self, weight: Tensor) -> Float[Tensor, "*b g o i"]:
+    def rows_of(self, weight: Tensor) -> Shaped[Tensor, "*b g o i"]:
         """A weight (..., *weight) as rows; the inverse of `weight_of`."""
         lead = weight.shape[: weight.ndim - len(self.weight)]
         if self.transposed:
@@ -137,7 +137,7 @@ class AffineLayout:
             weight = weight.transpose(len(lead) + 1, len(lead) + 2)
         return weight.reshape(*lead, self.groups, self.outputs, self.inputs)
 
-    def matrix(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b g o ii"]:
+    def matrix(self, flat: Shaped[Tensor, "*b d"]) -> Shaped[Tensor, "*b g o ii"]:
         """Flat values [weight ..., bias ...] as one matrix [W | b] a group."""
         size = math.prod(self.weight)
         rows = self.rows_of(flat[..., :size].reshape(*flat.shape[:-1], *self.weight))
@@ -146,7 +146,7 @@ class AffineLayout:
         bias = flat[..., size:].reshape(*flat.shape[:-1], self.groups, self.outputs, 1)
         return torch.cat([rows, bias], dim=-1)
 
-    def flat(self, matrix: Float[Tensor, "*b g o ii"]) -> Float[Tensor, "*b d"]:
+    def flat(self, matrix: Shaped[Tensor, "*b g o ii"]) -> Shaped[Tensor, "*b d"]:
         """The inverse of `matrix`."""
         weight = self.weight_of(matrix[..., : self.inputs]).flatten(-len(self.weight))
         if not self.bias:
@@ -333,7 +333,7 @@ class AffineUse(Use):
         early_left, early_right = t < self.layout.inputs, t < len(g) * o
         if early_left:
             g = [_turned(one, left) for one in g]
-        a = self._projected_input(right) if early_right else self._homogeneous()
+        a = self._projected_input(right) if early_right else self.homogeneous()
         products = self._in_cache(g, a)
         if not early_right:
             products = ((samples, rows @ right.unsqueeze(1)) for samples, rows in products)
@@ -341,7 +341,7 @@ class AffineUse(Use):
             products = ((samples, left.mT.unsqueeze(1) @ rows) for samples, rows in products)
         return self._sum_of_squares(products)
 
-    def _homogeneous(self) -> Float[Tensor, "g ii n t"]:
+    def homogeneous(self) -> Float[Tensor, "g ii n t"]:
         """The inputs with the coordinate of the bias, if there is one."""
         if self.bias is None:
             return self.a
