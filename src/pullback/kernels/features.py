@@ -93,6 +93,7 @@ class Factored:
     """
 
     def __init__(self, use: AffineUse, gradients: Gradients) -> None:
+        use.release()  # every piece is kept, so its patches are not
         self.use, self.gradients = use, gradients
         self.cotangents, self.samples = len(gradients), gradients[0].shape[2]
         self.outputs = use.layout.outputs
@@ -105,6 +106,7 @@ class Factored:
         layout = self.use.layout
         shape = (*out.shape[:2], layout.groups, stop - start, layout.inputs)
         self.use.weight_rows([g[:, start:stop] for g in self.gradients], out.view(shape))
+        self.use.release()
 
     def bias_rows(self) -> Tensor | None:
         return None if self.use.bias is None else self.use.bias_rows(self.gradients)

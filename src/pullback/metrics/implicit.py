@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from pullback.autodiff import add_push_pull_
-from pullback.batches import Batch, tracked
+from pullback.batches import Batch, all_finite, tracked
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
 from pullback.metrics import dense, diagonal
@@ -50,6 +50,8 @@ class Implicit(Metric):
         for batch in tracked(sweep.batches, "product", sweep.batches.count, sweep.progress):
             add_product_(total, sweep.network, flat, batch, draws)
             samples += len(batch)
+        if not all_finite(total.flat):
+            raise InputError("gradients or vector: not finite, so neither is the product")
         return total.flat / samples
 
     def _solution(self, flat: Tensor, damping: float) -> Tensor:

@@ -35,7 +35,7 @@ from pullback.tape.use import Gradients, Unforeseen, Use, connected
 # So many samples show which dimension they are, and whether they stay in order.
 ENOUGH_SAMPLES = 3
 # A step takes fewer cotangents at a time rather than fewer samples than this.
-FEWEST_SAMPLES = 8
+FEWEST_SAMPLES = 16
 
 
 class _Root(torch.autograd.Function):

@@ -86,12 +86,9 @@ class Step:
     def parts(self) -> Iterator[Part]:
         """The contributions of parameters that belong together."""
         for members in connected(self.uses):
-            part = Part(
+            yield Part(
                 tuple(self.uses[m] for m in members), tuple(self.gradients[m] for m in members)
             )
-            yield part
-            for use in part.uses:
-                use.release()
 
 
 @dataclass

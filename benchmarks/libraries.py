@@ -1,0 +1,29 @@
+"""The measured libraries, by name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .cases import Case
+from .program import Program
+
+PEERS = ("nngeometry", "curvlinops", "backpack", "torch.func")
+LIBRARIES = ("pullback", "floor", *PEERS)
+_MODULES = {
+    "pullback": "ours",
+    "floor": "floor",
+    "nngeometry": "peers.nngeometry",
+    "curvlinops": "peers.curvlinops",
+    "backpack": "peers.backpack",
+    "torch.func": "peers.torch_func",
+}
+
+
+def program_of(library: str, operation: str, case: Case) -> Program:
+    """The library's program; raises `NotOfferedError` where it has none."""
+    return import_module(f"{__package__}.{_MODULES[library]}").program(operation, case)
+
+
+def offered(operation: str, case: str) -> bool:
+    """The dense matrix is measured on the tiny case only, and nothing else is."""
+    return (operation == "dense") == (case == "tiny")

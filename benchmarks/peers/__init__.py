@@ -1,0 +1,1 @@
+"""One file per peer: the same quantities, through its own interface as it advises."""

@@ -1,0 +1,90 @@
+"""NNGeometry 0.4."""
+
+from __future__ import annotations
+
+import torch
+from nngeometry import GramMatrix
+from nngeometry import object as nng
+from nngeometry.layercollection import LayerCollection
+from nngeometry.metrics import FIM, FIM_MonteCarlo
+from nngeometry.object.vector import PVector
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..cases import OUTPUTS, Case
+from ..program import SAMPLED_TOLERANCE, NotOfferedError, Program
+
+
+def program(operation: str, case: Case) -> Program:
+    loader = DataLoader(TensorDataset(case.inputs, case.targets), batch_size=case.batch_size)
+    rows = TensorDataset(case.kernel_inputs, case.targets[: case.kernel_samples])
+    one_batch = DataLoader(rows, batch_size=case.kernel_samples)
+
+    def fisher(representation: type, layers: LayerCollection | None = None):
+        return FIM(
+            model=case.model, loader=loader, representation=representation,
+            variant="classif_logits", layer_collection=layers,
+        )  # fmt: skip
+
+    def layers() -> LayerCollection:
+        found = LayerCollection()
+        for module in case.kronecker_modules().values():
+            found.add_layer_from_model(case.model, module)
+        return found
+
+    def summary(matrix, covered: LayerCollection) -> Tensor:
+        v = PVector(covered, vector_repr=case.direction(kronecker=True))
+        return torch.stack([matrix.vTMv(v), matrix.trace()])
+
+    def kfac() -> Tensor:
+        covered = layers()
+        return summary(fisher(nng.PMatKFAC, covered), covered)
+
+    def kfac_mc() -> Tensor:
+        covered = layers()
+        matrix = FIM_MonteCarlo(
+            model=case.model, loader=loader, representation=nng.PMatKFAC,
+            variant="classif_logits", trials=1, layer_collection=covered,
+        )  # fmt: skip
+        return summary(matrix, covered)
+
+    def ekfac() -> Tensor:
+        covered = layers()
+        matrix = fisher(nng.PMatEKFAC, covered)
+        matrix.update_diag(loader)
+        return summary(matrix, covered)
+
+    def fvp() -> Tensor:
+        every = LayerCollection.from_model(case.model)
+        v = PVector(every, vector_repr=case.direction())
+        return fisher(nng.PMatImplicit, every).mv(v).to_torch().detach()
+
+    def ntk_sum() -> Tensor:
+        total = torch.zeros(case.kernel_samples, case.kernel_samples)
+        for c in range(OUTPUTS):
+
+            def output(x: Tensor, _: Tensor, c: int = c) -> Tensor:
+                return case.model(x)[:, c : c + 1]
+
+            total += GramMatrix(case.model, one_batch, function=output).to_torch()[0, :, 0]
+        return total
+
+    if operation == "diag":
+        return Program(lambda: fisher(nng.PMatDiag).get_diag())
+    if operation == "dense":
+        return Program(lambda: fisher(nng.PMatDense).to_torch())
+    if operation == "kfac":
+        return Program(kfac)
+    if operation == "kfac_mc":
+        return Program(kfac_mc, tolerance=SAMPLED_TOLERANCE)
+    if operation == "ekfac":
+        return Program(ekfac)
+    if operation == "fvp":
+        return Program(fvp)
+    if operation == "trace":
+        return Program(lambda: fisher(nng.PMatImplicit).trace().reshape(1))
+    if operation == "ntk_all":  # kept as (c, n, c, n)
+        return Program(lambda: GramMatrix(case.model, one_batch).to_torch().permute(1, 0, 3, 2))
+    if operation == "ntk_sum":
+        return Program(ntk_sum, note="ten kernels of one output")
+    raise NotOfferedError

@@ -1,0 +1,82 @@
+"""The implicit representation against the slow twin, over the whole grid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pullback as pb
+from tests.cases import CASES, WITH_TARGETS, Case
+from tests.checks import assert_agree
+from tests.entries import measured
+from tests.metrics.conformance import MetricConformance, metric_of
+
+
+class TestAlgebra(MetricConformance):
+    representation = "implicit"
+    residual = 1e-6  # what conjugate gradients are documented to stop at
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+class TestOnTheGrid:
+    def test_products(self, case: Case) -> None:
+        metric = metric_of("implicit", case)
+        v = metric.space.randn(seed=1)
+        assert_agree((metric @ v).flat, case.fisher(case.likelihood) @ v.flat)
+
+    def test_trace(self, case: Case) -> None:
+        expected = case.fisher(case.likelihood).trace()
+        assert_agree(metric_of("implicit", case).trace(), expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.c > 1][2::5], ids=str)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "euclidean"])
+def test_products_for_other_likelihoods(case: Case, likelihood: str) -> None:
+    metric = measured(case, "implicit", likelihood)
+    v = metric.space.randn(seed=1)
+    assert_agree((metric @ v).flat, case.fisher(likelihood) @ v.flat)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.c > 1][4::5], ids=str)
+@pytest.mark.parametrize("likelihood", WITH_TARGETS)
+def test_empirical_products(case: Case, likelihood: str) -> None:
+    metric = measured(case, "implicit", likelihood, "empirical")
+    v = metric.space.randn(seed=1)
+    assert_agree((metric @ v).flat, case.empirical_fisher(likelihood) @ v.flat)
+
+
+class TestSize:
+    """A model whose matrix of 10^10 numbers cannot be stored."""
+
+    model = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 10))
+    x = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
+    metric = pb.fisher(model, x, representation="implicit")
+
+    def test_products_and_trace_agree_with_each_other(self) -> None:
+        """The trace is the mean of v F v over a basis; along J^T's rows it is enough."""
+        ekfac = pb.fisher(self.model, self.x, representation="ekfac")
+        assert_agree(self.metric.trace(), ekfac.trace(), 1e-5)
+
+    def test_a_product_has_the_size_of_the_space(self) -> None:
+        assert (self.metric @ self.metric.space.randn()).flat.shape == (93_310,)
+
+    def test_a_solve_finds_the_solution(self) -> None:
+        v = self.metric.space.randn(seed=2)
+        x = self.metric.solve(v, damping=1.0)
+        assert float((self.metric @ x + x - v).norm() / v.norm()) < 1e-5
+
+    def test_the_dense_matrix_says_how_much_it_needs(self) -> None:
+        huge = nn.Linear(3000, 1000)
+        metric = pb.fisher(huge, torch.randn(2, 3000), representation="implicit")
+        with pytest.raises(pb.InputError, match="GB"):
+            metric.to_dense()
+
+
+class TestIterations:
+    def test_a_damping_too_small_to_converge_is_refused(self) -> None:
+        case = next(case for case in CASES if case.name == "mlp")
+        metric = measured(case, "implicit")
+        metric.iterations = 2
+        with pytest.raises(pb.InputError, match=r"damping.*conjugate gradients"):
+            metric.solve(metric.space.randn(), damping=1e-9)

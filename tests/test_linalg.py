@@ -1,0 +1,50 @@
+"""Symmetric products by blocks of their lower triangle, at sizes around the cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pullback.linalg import SMALLEST_SPLIT, add_gram_, mirror_
+from tests.checks import assert_agree
+
+SIZES = [1, 5, SMALLEST_SPLIT - 1, SMALLEST_SPLIT, SMALLEST_SPLIT + 1, 2 * SMALLEST_SPLIT + 3]
+
+
+def random(*shape: int) -> Tensor:
+    """Seeded numbers of the given shape."""
+    seeded = torch.Generator().manual_seed(1)
+    return torch.randn(*shape, dtype=torch.float64, generator=seeded)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch", [(), (3,)], ids=["one", "several"])
+class TestGram:
+    def test_it_is_the_product_with_the_transpose(self, size: int, batch: tuple[int, ...]) -> None:
+        rows = random(*batch, size, 7)
+        total = torch.zeros(*batch, size, size, dtype=torch.float64)
+        add_gram_(total, rows)
+        assert_agree(mirror_(total), rows @ rows.mT, 1e-14)
+
+    def test_it_adds_up(self, size: int, batch: tuple[int, ...]) -> None:
+        rows = random(*batch, size, 6)
+        total = torch.zeros(*batch, size, size, dtype=torch.float64)
+        add_gram_(total, rows[..., :2])
+        add_gram_(total, rows[..., 2:])
+        assert_agree(mirror_(total), rows @ rows.mT, 1e-14)
+
+    def test_it_is_exactly_symmetric(self, size: int, batch: tuple[int, ...]) -> None:
+        total = torch.zeros(*batch, size, size, dtype=torch.float64)
+        add_gram_(total, random(*batch, size, 7))
+        mirror_(total)
+        assert torch.equal(total, total.mT)
+
+    def test_garbage_above_the_diagonal_is_overwritten(
+        self, size: int, batch: tuple[int, ...]
+    ) -> None:
+        rows = random(*batch, size, 7)
+        total = torch.zeros(*batch, size, size, dtype=torch.float64)
+        add_gram_(total, rows)
+        spoilt = total + torch.full_like(total, torch.inf).triu(1).nan_to_num(posinf=1e9)
+        assert_agree(mirror_(spoilt), rows @ rows.mT, 1e-14)
