@@ -230,10 +230,6 @@ class TestBadData:
         with pytest.raises(pb.InputError, match=r"data.*targets"):
             pb.fisher(CASE.module, X, estimator="empirical")
 
-    def test_inputs_in_another_precision_than_the_model_name_the_data(self) -> None:
-        with pytest.raises(pb.InputError, match=r"data|inputs"):
-            pb.fisher(CASE.module, X.float())
-
     def test_inputs_of_another_width_than_the_model_takes(self) -> None:
         with pytest.raises((pb.InputError, RuntimeError), match=r"data|inputs|shape"):
             pb.fisher(CASE.module, X[:, :3])

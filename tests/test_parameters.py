@@ -39,14 +39,6 @@ class TestSpace:
         case = named("tied weights")
         assert "second.weight" not in space_of(case.module).names
 
-    def test_of_a_module_is_that_of_its_network(self) -> None:
-        module = named("mlp").module
-        assert pb.ParameterSpace.of(module) == pb.Network(module).space
-
-    def test_of_a_network_is_that_of_its_selection(self) -> None:
-        network = pb.Network(named("mlp").module, parameters="4.*")
-        assert pb.ParameterSpace.of(network).names == ("4.weight", "4.bias")
-
     def test_precision_follows_the_model(self) -> None:
         assert space().dtype == torch.float64
 

@@ -26,13 +26,23 @@ class ChainRecord:
 
     def gradients(self, cotangents: Tensor) -> Iterator[list[Tensor]]:
         """For each cotangent (k, n, c), the gradient at every layer's output, till the next."""
+        return self._backward(cotangents, [a.new_empty(1, *a.shape) for a in self.taken[1:]])
+
+    def stacked(self, cotangents: Tensor) -> list[Tensor]:
+        """All of these gradients together, (k, n, o) at each layer."""
+        kept = [a.new_empty(len(cotangents), *a.shape) for a in self.taken[1:]]
+        for _ in self._backward(cotangents, kept):
+            pass
+        return [*kept, cotangents]
+
+    def _backward(self, cotangents: Tensor, buffers: list[Tensor]) -> Iterator[list[Tensor]]:
         masks = [(a > 0).to(a.dtype) for a in self.taken[1:]]
-        buffers = [torch.empty_like(m) for m in masks]
         steps = list(zip(self.weights[1:], masks, buffers, strict=True))[::-1]
-        for u in cotangents:
+        for k, u in enumerate(cotangents):
             found = [u]
             for weight, mask, buffer in steps:
-                found.append(torch.mm(found[-1], weight, out=buffer).mul_(mask))
+                out = buffer[k % len(buffer)]
+                found.append(torch.mm(found[-1], weight, out=out).mul_(mask))
             yield found[::-1]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cases import OUTPUTS, Case
-from .chain import Chain
+from .chain import Chain, ChainRecord
 from .metrics import network_of, pieces
 from .network import FastNetwork, Layer, to_patch_order
 from .products import (
@@ -76,9 +76,11 @@ class LinearFactors(Factors):
     def start(self, a: Tensor, cotangents: int) -> None:
         self._add_inputs(a)
         self.taken.append(a)
-        self.kept.append(a.new_empty(cotangents, len(a), self.layer.o))
+        self.cotangents = cotangents
 
     def add(self, k: int, g: Tensor) -> None:
+        if k == 0:
+            self.kept.append(g.new_empty(self.cotangents, *g.shape))
         self.kept[-1][k] = g
 
     def finish(self) -> None:
@@ -113,9 +115,13 @@ def _gather(
         u = cotangents(record.outputs)
         for part, a in zip(parts, record.taken, strict=True):
             part.start(a, len(u))
-        for k, gradients in enumerate(record.gradients(u)):
-            for part, g in zip(parts, gradients, strict=True):
-                part.add(k, g)
+        if isinstance(record, ChainRecord):
+            for part, rows in zip(parts, record.stacked(u), strict=True):
+                part.kept.append(rows)
+        else:
+            for k, gradients in enumerate(record.gradients(u)):
+                for part, g in zip(parts, gradients, strict=True):
+                    part.add(k, g)
         for part in parts:
             part.finish()
     return parts

@@ -67,9 +67,15 @@ class Batch:
             yield self.take(start, start + size)
 
     def check(self, position: int) -> None:
-        """Raise InputError where there are no samples or an input is not finite."""
+        """Raise InputError where samples are missing, differ in number, or are not finite."""
         if not any(leaf.ndim > 0 for leaf in self._leaves()):
             raise InputError(f"data: batch {position} holds no tensor with samples in front")
+        samples = [t for t in (*self.args, self.targets) if isinstance(t, Tensor) and t.ndim > 0]
+        if any(len(tensor) != len(samples[0]) for tensor in samples):
+            raise InputError(
+                f"data: batch {position} has {[len(t) for t in samples]} samples in its inputs and "
+                "targets; give one of each for every sample"
+            )
         for leaf in self._leaves():
             if leaf.is_floating_point() and not all_finite(leaf):
                 raise InputError(

@@ -164,6 +164,8 @@ class _Independent(Likelihood):
                 f"targets: shape {tuple(targets.shape)} does not match the outputs' "
                 f"{tuple(outputs.shape)}"
             )
+        if not bool(values.isfinite().all()):
+            raise InputError("targets: NaN or infinity among them; clean them first")
         return values.to(outputs.dtype)
 
 

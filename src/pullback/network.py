@@ -10,7 +10,7 @@ module, which of its parameters are w, and which of its outputs are f:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
@@ -61,8 +61,8 @@ class Network:
         outputs: Callable[[object], Tensor] | None = None,
     ) -> None:
         _refuse_training_mode(module)
-        selected = _selector(parameters)
         everything = dict(module.named_parameters())
+        selected = _selector(parameters, everything)
         self.module = module
         self.tensors = {n: p.detach() for n, p in everything.items() if selected(n, p)}
         if not self.tensors:
@@ -158,12 +158,15 @@ def check_finite_outputs(outputs: Tensor) -> None:
         )
 
 
-def _selector(parameters: Selection) -> Callable[[str, nn.Parameter], bool]:
+def _selector(parameters: Selection, names: Collection[str]) -> Callable[[str, nn.Parameter], bool]:
     if parameters is None:
         return lambda name, parameter: parameter.requires_grad
     if callable(parameters):
         return parameters
     patterns = [parameters] if isinstance(parameters, str) else list(parameters)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"parameters: the pattern {pattern!r} selects nothing")
     return lambda name, parameter: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

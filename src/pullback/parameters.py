@@ -187,7 +187,15 @@ class ParameterVector:
         return ParameterSpace.of_tensors(tensors).vector(tensors)
 
     def copy_to(self, model: nn.Module) -> None:
-        """Write the entries into the model's parameters of the same names."""
+        """Write the entries into the model's parameters of the same names.
+
+        Raises:
+            InputError: it is a batch of vectors, or the model lacks one of the parameters.
+        """
+        if self.flat.ndim != 1:
+            raise InputError(
+                f"vector: a batch of shape {tuple(self.flat.shape)}; write one of them"
+            )
         parameters = dict(model.named_parameters())
         missing = [name for name in self.space.names if name not in parameters]
         if missing:
@@ -204,7 +212,7 @@ class ParameterVector:
         """The entries by parameter name, each of shape (..., *shape)."""
         return {name: self[name] for name in self.space.names}
 
-    def norm(self, order: float = 2) -> Float[Tensor, "*batch"]:
+    def norm(self, order: int | float = 2) -> Float[Tensor, "*batch"]:
         """The vector norm of the given order, shape (...)."""
         return torch.linalg.vector_norm(self.flat, order, dim=-1)
 
@@ -230,12 +238,12 @@ class ParameterVector:
     def __neg__(self) -> ParameterVector:
         return ParameterVector(self.space, -self.flat)
 
-    def __mul__(self, scalar: float | Tensor) -> ParameterVector:
+    def __mul__(self, scalar: int | float | Tensor) -> ParameterVector:
         return ParameterVector(self.space, self.flat * scalar)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, scalar: float | Tensor) -> ParameterVector:
+    def __truediv__(self, scalar: int | float | Tensor) -> ParameterVector:
         return ParameterVector(self.space, self.flat / scalar)
 
     def __matmul__(self, other: ParameterVector) -> Float[Tensor, "*batch"]:

@@ -33,7 +33,7 @@ class Dense(Block):
     def product(self, flat: Tensor) -> Tensor:
         return flat @ self.matrix
 
-    def solve(self, flat: Tensor, damping: float) -> Tensor:
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
         damped = self.matrix.clone()
         damped.diagonal().add_(damping)
         factor, failed = torch.linalg.cholesky_ex(damped)

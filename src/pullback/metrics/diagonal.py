@@ -23,7 +23,7 @@ class Diagonal(Block):
     def product(self, flat: Tensor) -> Tensor:
         return flat * self.values
 
-    def solve(self, flat: Tensor, damping: float) -> Tensor:
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
         return flat / (self.values + damping)
 
     def trace(self) -> float:

@@ -54,7 +54,7 @@ class Implicit(Metric):
             raise InputError("gradients or vector: not finite, so neither is the product")
         return total.flat / samples
 
-    def _solution(self, flat: Tensor, damping: float) -> Tensor:
+    def _solution(self, flat: Tensor, damping: int | float) -> Tensor:
         size = self.space.size
 
         def damped(vector: object) -> object:

@@ -52,7 +52,7 @@ class EKFAC(Block):
     def product(self, flat: Tensor) -> Tensor:
         return self._scaled(flat, self.scales)
 
-    def solve(self, flat: Tensor, damping: float) -> Tensor:
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
         return self._scaled(flat, 1 / (self.scales + damping))
 
     def trace(self) -> float:
@@ -101,7 +101,7 @@ class KFAC(Block):
     def product(self, flat: Tensor) -> Tensor:
         return self.layout.flat(self.outputs @ self.layout.matrix(flat) @ self.inputs)
 
-    def solve(self, flat: Tensor, damping: float) -> Tensor:
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
         return self.eigenbasis.solve(flat, damping)
 
     def trace(self) -> float:

@@ -46,7 +46,7 @@ def origin_of(sweep: Sweep) -> Origin:
     return Origin(sweep.source, sweep.samples or None, sweep.plan.ways, sweep.plan.reasons)
 
 
-def check_damping(damping: float) -> None:
+def check_damping(damping: int | float) -> None:
     """Raise InputError for a negative or undefined damping.
 
     Raises:
@@ -87,7 +87,7 @@ class Metric(ABC):
     def __rmatmul__(self, vector: ParameterVector) -> ParameterVector:
         return self @ vector  # symmetric
 
-    def solve(self, vector: ParameterVector, damping: float = 1e-3) -> ParameterVector:
+    def solve(self, vector: ParameterVector, damping: int | float = 1e-3) -> ParameterVector:
         """The solution x of `(F + damping I) x = vector`, for one vector or a batch.
 
         Raises:
@@ -105,7 +105,7 @@ class Metric(ABC):
         """The product on flat vectors."""
 
     @abstractmethod
-    def _solution(self, flat: Float[Tensor, "*b d"], damping: float) -> Float[Tensor, "*b d"]:
+    def _solution(self, flat: Float[Tensor, "*b d"], damping: int | float) -> Float[Tensor, "*b d"]:
         """The damped solve on flat vectors."""
 
     @abstractmethod
@@ -149,7 +149,7 @@ class Block(ABC):
         """The product with vectors (..., d)."""
 
     @abstractmethod
-    def solve(self, flat: Float[Tensor, "*b d"], damping: float) -> Float[Tensor, "*b d"]:
+    def solve(self, flat: Float[Tensor, "*b d"], damping: int | float) -> Float[Tensor, "*b d"]:
         """The solutions x of `(F + damping I) x = flat`; not finite where it is singular."""
 
     @abstractmethod
@@ -213,7 +213,7 @@ class BlockMetric(Metric):
             out[..., places] = block.product(flat[..., places])
         return out
 
-    def _solution(self, flat: Tensor, damping: float) -> Tensor:
+    def _solution(self, flat: Tensor, damping: int | float) -> Tensor:
         out = torch.empty_like(flat)
         for block, places in self._placed():
             out[..., places] = block.solve(flat[..., places], damping)

@@ -51,6 +51,8 @@ class Stages:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # After bad input its message stands alone; after Ctrl-C the bars show how far it was.
+        self._progress.live.transient = kind is not None and issubclass(kind, Exception)
         self._progress.stop()
 
     @contextmanager

@@ -274,6 +274,7 @@ RANDOM = (
     F.dropout3d,
     F.alpha_dropout,
     F.feature_alpha_dropout,
+    F.rrelu,
 )
 
 
@@ -289,4 +290,6 @@ def interference(
         return None
     if operation in BATCH_STATISTICS:
         return "batch norm uses the statistics of the batch, so no sample has a function of its own"
-    return "dropout is active, so the outputs are random" if call.arguments["p"] > 0 else None
+    if call.arguments.get("p", 1) == 0:  # the rate of a dropout
+        return None
+    return f"{operation.__name__} is in training mode, so the outputs are random"
