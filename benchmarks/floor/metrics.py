@@ -13,7 +13,7 @@ from .network import FastNetwork
 from .products import exact_cotangents
 from .squares import diagonal_of, trace_of
 
-PIECE = 20
+PIECE = 25
 """Samples of a loader's batch that are processed together, so that activations stay in cache."""
 
 

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -200,12 +201,16 @@ class BlockMetric(Metric):
                     "NaN or infinite on this data"
                 )
 
-    def _placed(self) -> Iterator[tuple[Block, Tensor]]:
-        """Each block with the positions of its entries in a flat vector."""
+    def _placed(self) -> Iterator[tuple[Block, slice | Tensor]]:
+        """Each block with the positions of its entries in a flat vector, a slice if they adjoin."""
         for name, block in self.blocks.items():
             slices = [self.space.slices[member] for member in self.members[name]]
-            places = [torch.arange(s.start, s.stop, device=self.space.device) for s in slices]
-            yield block, torch.cat(places)
+            if all(one.stop == next_.start for one, next_ in pairwise(slices)):
+                yield block, slice(slices[0].start, slices[-1].stop)
+            else:
+                device = self.space.device
+                places = [torch.arange(s.start, s.stop, device=device) for s in slices]
+                yield block, torch.cat(places)
 
     def _product(self, flat: Tensor) -> Tensor:
         out = torch.zeros_like(flat)
@@ -239,7 +244,8 @@ class BlockMetric(Metric):
         check_dense_fits(self.space, "to_dense")
         out = self.space.zeros((self.space.size,)).flat
         for block, places in self._placed():
-            out[places.unsqueeze(1), places] = block.to_dense()
+            rows = places if isinstance(places, slice) else places.unsqueeze(1)
+            out[rows, places] = block.to_dense()
         return out
 
 

@@ -54,29 +54,35 @@ class Window:
     stretch: tuple[int, ...]
 
     def patches(self, x: Float[Tensor, "n c *space"]) -> Float[Tensor, "g i n t"]:
-        """The patch under each output position."""
+        """The patch under each output position, in memory as (G, n, t, i) with channels last.
+
+        Products over positions and those over samples are both quickest in that order.
+        """
         if any(step > 1 for step in self.stretch):
             x = _stretched(x, self.stretch)
         if any(edge != (0, 0) for edge in self.padding):
             x = F.pad(x, [width for edge in reversed(self.padding) for width in edge])
-        x = x.contiguous()
-        n, channels, *space = x.shape
+        x = x.movedim(1, -1).contiguous()
+        n, *space, channels = x.shape
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         out = [(s - r) // h + 1 for s, r, h in zip(space, reach, self.stride, strict=True)]
-        over_n, over_c, *over_space = x.stride()
+        each = channels // self.groups
+        over_n, *over_space, over_c = x.stride()
         view = x.as_strided(
-            (channels, *self.kernel, n, *out),
+            (self.groups, n, *out, *self.kernel, each),
             (
-                over_c,
-                *(s * d for s, d in zip(over_space, self.dilation, strict=True)),
+                each * over_c,
                 over_n,
                 *(s * h for s, h in zip(over_space, self.stride, strict=True)),
+                *(s * d for s, d in zip(over_space, self.dilation, strict=True)),
+                over_c,
             ),
         )
         if self.transposed:  # its kernel runs backwards
-            view = view.flip(tuple(range(1, 1 + len(self.kernel))))
-        inputs = channels // self.groups * math.prod(self.kernel)
-        return view.reshape(self.groups, inputs, n, math.prod(out))
+            first = 2 + len(out)
+            view = view.flip(tuple(range(first, first + len(self.kernel))))
+        inputs = each * math.prod(self.kernel)
+        return view.reshape(self.groups, n, math.prod(out), inputs).permute(0, 3, 1, 2)
 
 
 def _stretched(x: Tensor, steps: Sequence[int]) -> Tensor:
@@ -119,23 +125,30 @@ class AffineLayout:
         """Columns of one group's matrix: its inputs, and the bias."""
         return self.inputs + self.bias
 
+    @property
+    def _patch(self) -> tuple[int, ...]:
+        """The shape of one group's patch: kernel, then channels."""
+        kernel = self.weight[2:]
+        return (*kernel, self.inputs // math.prod(kernel))
+
     def weight_of(self, rows: Shaped[Tensor, "*b g o i"]) -> Tensor:
         """Values for each weight in the weight's own shape, (..., *weight)."""
         lead = rows.shape[:-3]
-        if not self.transposed:
-            return rows.reshape(*lead, *self.weight)
-        channels, kernel = self.weight[0] // self.groups, self.weight[2:]
-        apart = rows.reshape(*lead, self.groups, self.outputs, channels, *kernel)
-        return apart.transpose(len(lead) + 1, len(lead) + 2).reshape(*lead, *self.weight)
+        apart = rows.reshape(*lead, self.groups, self.outputs, *self._patch)
+        channels = len(lead) + (1 if self.transposed else 2)
+        return apart.movedim(-1, channels).reshape(*lead, *self.weight)
 
     def rows_of(self, weight: Tensor) -> Shaped[Tensor, "*b g o i"]:
         """A weight (..., *weight) as rows; the inverse of `weight_of`."""
         lead = weight.shape[: weight.ndim - len(self.weight)]
+        *kernel, each = self._patch
         if self.transposed:
-            channels, kernel = self.weight[0] // self.groups, self.weight[2:]
-            weight = weight.reshape(*lead, self.groups, channels, self.outputs, *kernel)
-            weight = weight.transpose(len(lead) + 1, len(lead) + 2)
-        return weight.reshape(*lead, self.groups, self.outputs, self.inputs)
+            apart = weight.reshape(*lead, self.groups, each, self.outputs, *kernel)
+            apart = apart.movedim(len(lead) + 1, -1)
+        else:
+            apart = weight.reshape(*lead, self.groups, self.outputs, each, *kernel)
+            apart = apart.movedim(len(lead) + 2, -1)
+        return apart.reshape(*lead, self.groups, self.outputs, self.inputs)
 
     def matrix(self, flat: Shaped[Tensor, "*b d"]) -> Shaped[Tensor, "*b g o ii"]:
         """Flat values [weight ..., bias ...] as one matrix [W | b] a group."""
@@ -178,6 +191,7 @@ class AffineUse(Use):
         self.layout = AffineLayout(shape, groups, transposed, bias is not None)
         self.dtype = accumulation_dtype(x.dtype)
         self._x = SavedInput(x)
+        self._projected: tuple[Tensor, Tensor] | None = None  # a basis, and the inputs in it
 
     @property
     def way(self) -> str:  # type: ignore[override]
@@ -192,9 +206,17 @@ class AffineUse(Use):
         flat = x.to(self.dtype).reshape(len(x), -1, x.shape[-1])  # (n, t, i)
         return flat.permute(2, 0, 1).unsqueeze(0)
 
+    @cached_property
+    def _position_gram(self) -> Float[Tensor, "g n t t"]:
+        """The inner products of the inputs at each pair of positions."""
+        inputs = _by_sample(self.a)
+        return inputs.mT @ inputs
+
     def release(self) -> None:
-        """Forget the patches; they are made again when asked for."""
+        """Forget what was derived from the input; it is made again when asked for."""
         self.__dict__.pop("a", None)
+        self.__dict__.pop("_position_gram", None)
+        self._projected = None
 
     def lay_out(self, gradient: Tensor) -> Float[Tensor, "g o n t"]:
         gradient = gradient.to(self.dtype)
@@ -255,24 +277,30 @@ class AffineUse(Use):
         if self.weight is None:
             return total
         # Either the gradient of each sample or the two Gram matrices of its positions.
-        if t * (len(g) * o + self.layout.inputs) < len(g) * o * self.layout.inputs:
-            forward = _by_sample(self.a)
-            backward = sum(one.mT @ one for one in map(_by_sample, g))
-            return total + (backward * (forward.mT @ forward)).sum((0, 2, 3))
+        k, i = self.cotangents, self.layout.inputs
+        if t * (k * o + i) < k * o * i:
+            for one in map(_by_sample, g):
+                total += ((one.mT @ one) * self._position_gram).sum((0, 2, 3))
+            return total
         for samples, rows in self._in_cache(g, self.a):
-            total[samples] += rows.square_().sum((0, 2, 3))
+            flat = rows.flatten(2)
+            total[samples] += torch.linalg.vecdot(flat, flat).sum(0)
         return total
 
     def diagonal(self, g: Gradients) -> dict[str, Tensor]:
         out = {}
-        if self.bias is not None:
-            out[self.bias] = self.bias_rows(g).square_().sum((0, 1))
+        squares = _squares(g)[..., 0] if g[0].shape[-1] == 1 else None
         if self.weight is not None:
-            if g[0].shape[-1] == 1:
-                rows = _squares(g)[..., 0] @ self.a[..., 0].square().mT
-            else:
+            if squares is None:
                 rows = self._sum_of_squares(self._in_cache(g, self.a))
+            else:
+                rows = squares @ self.a[..., 0].square().mT
             out[self.weight] = self.layout.weight_of(rows)
+        if self.bias is not None:
+            if squares is None:
+                out[self.bias] = self.bias_rows(g).square_().sum((0, 1))
+            else:
+                out[self.bias] = squares.sum(-1).flatten()
         return out
 
     def _in_cache(self, g: Gradients, a: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -327,10 +355,10 @@ class AffineUse(Use):
         """The squares of `left^T (sum_t g_t a~_t^T) right`, summed over samples and cotangents."""
         _, o, _, t = g[0].shape
         if t == 1:
-            inputs = self._projected_input(right)[..., 0].square_()
+            inputs = self._projected_input(right)[..., 0].square()
             return _squares([_turned(one, left) for one in g])[..., 0] @ inputs.mT
         # A projection can be made before the sum over positions or after it, whichever is less.
-        early_left, early_right = t < self.layout.inputs, t < len(g) * o
+        early_left, early_right = t < self.layout.inputs, t < self.cotangents * o
         if early_left:
             g = [_turned(one, left) for one in g]
         a = self._projected_input(right) if early_right else self.homogeneous()
@@ -345,14 +373,19 @@ class AffineUse(Use):
         """The inputs with the coordinate of the bias, if there is one."""
         if self.bias is None:
             return self.a
-        return torch.cat([self.a, torch.ones_like(self.a[:, :1])], dim=1)
+        rows = self.a.permute(0, 2, 3, 1)
+        return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1).permute(0, 3, 1, 2)
 
     def _projected_input(self, right: Tensor) -> Float[Tensor, "g ii n t"]:
-        """The homogeneous inputs in the basis `right`."""
-        out = right[:, : self.layout.inputs].mT @ self.a.flatten(2)
+        """The homogeneous inputs in the basis `right`, kept for the next cotangents."""
+        if self._projected is not None and self._projected[0] is right:
+            return self._projected[1]
+        rows = self.a.flatten(2).mT @ right[:, : self.layout.inputs]
         if self.bias is not None:
-            out += right[:, -1].unsqueeze(2)
-        return out.unflatten(2, self.a.shape[2:])
+            rows += right[:, -1].unsqueeze(1)
+        projected = rows.mT.unflatten(2, self.a.shape[2:])
+        self._projected = right, projected
+        return projected
 
 
 def _by_sample(values: Float[Tensor, "g c n t"]) -> Float[Tensor, "g n c t"]:

@@ -155,6 +155,8 @@ class Sweep:
                 for piece in batch.split(size):
                     tape = Tape(network, piece, plan)
                     cotangents = draws.next(tape.outputs, piece.targets)
+                    for use in tape.uses:
+                        use.cotangents = len(cotangents)
                     self.samples += len(piece)
                     first = self.samples - len(piece)
                     for start in range(0, len(cotangents), at_once):

@@ -33,10 +33,12 @@ class Use(ABC):
     Attributes:
         way: how its quantities are computed, as the user sees it.
         names: the parameters, of this network, that it uses.
+        cotangents: how many there are in all; what depends on the input alone is shared by them.
     """
 
     way: ClassVar[str]
     names: tuple[str, ...]
+    cotangents: int = 1
 
     @abstractmethod
     def lay_out(self, gradient: Tensor) -> Tensor:
