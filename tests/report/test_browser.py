@@ -34,6 +34,7 @@ MEASURE = """<script>addEventListener("load", () => {
 
 def seen(page: Path, width: int, folder: Path) -> dict[str, Any]:
     """What a browser makes of the page at that width."""
+    assert BROWSER, "no browser found: run scripts/browser.sh"
     html = page.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>")
     (folder / "page.html").write_text(html, encoding="utf-8")
     frame = folder / "frame.html"
@@ -49,7 +50,6 @@ def seen(page: Path, width: int, folder: Path) -> dict[str, Any]:
     return measured
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_figure_is_seen_and_nothing_sticks_out(
     images: Finished, width: int, tmp_path: Path
