@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pullback.linalg import SMALLEST_SPLIT, add_gram_, mirror_
+from pullback.linalg import SMALLEST_SPLIT, add_gram_, mirror_, sum_over_positions
 from tests.checks import assert_agree
 
 SIZES = [1, 5, SMALLEST_SPLIT - 1, SMALLEST_SPLIT, SMALLEST_SPLIT + 1, 2 * SMALLEST_SPLIT + 3]
@@ -48,3 +48,12 @@ class TestGram:
         add_gram_(total, rows)
         spoilt = total + torch.full_like(total, torch.inf).triu(1).nan_to_num(posinf=1e9)
         assert_agree(mirror_(spoilt), rows @ rows.mT, 1e-14)
+
+
+@pytest.mark.parametrize("groups", [(), (2,)], ids=["one", "several"])
+@pytest.mark.parametrize("positions", [1, 6])
+def test_positions_sum_in_any_order_of_memory(groups: tuple[int, ...], positions: int) -> None:
+    values = random(*groups, 3, 4, positions)
+    channels_last = values.movedim(-3, -1).contiguous().movedim(-1, -3)
+    for laid_out in (values, channels_last):
+        assert_agree(sum_over_positions(laid_out), values.sum(-1), 1e-14)

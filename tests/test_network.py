@@ -197,3 +197,49 @@ class TestTrainingMode:
     def test_layer_norm_is_accepted_in_training_mode(self) -> None:
         module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).train()
         assert pb.fisher(module, torch.randn(5, 3), representation="diagonal").space.size == 24
+
+
+class Watched(nn.Module):
+    """A convolution that remembers how its input lay in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.seen: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.is_contiguous())
+        return self.flat(self.convolution(x))
+
+    def flat(self, y: Tensor) -> Tensor:
+        return y.flatten(1)
+
+
+class Viewed(Watched):
+    def flat(self, y: Tensor) -> Tensor:
+        return y.view(len(y), -1)
+
+
+class Strided(Watched):
+    def flat(self, y: Tensor) -> Tensor:
+        return y.as_strided((len(y), y[0].numel()), (y[0].numel(), 1))
+
+
+class TestOrderInMemory:
+    """Images go in with channels last, unless the module needs the usual order."""
+
+    @pytest.mark.parametrize(("make", "usual"), [(Watched, False), (Viewed, True), (Strided, True)])
+    def test_the_order_changes_nothing(self, make: type[Watched], usual: bool) -> None:
+        module, images = make(), torch.randn(3, 3, 6, 6, generator=torch.manual_seed(1))
+        expected = module(images).detach()
+        found = pb.fisher(module, images, "euclidean", "diagonal")
+        assert module.seen[-1] == usual
+        exact = pb.fisher(module.double(), images.double(), "euclidean", "dense")
+        assert_agree(found.diagonal().flat.double(), exact.diagonal().flat, SINGLE)
+        assert_agree(pb.Network(module.float())(images), expected, SINGLE)
+
+    def test_double_precision_keeps_the_usual_order(self) -> None:
+        module = Watched().double()
+        pb.Network(module)(torch.zeros(2, 3, 6, 6, dtype=torch.float64))
+        assert module.seen == [True]

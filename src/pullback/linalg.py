@@ -1,4 +1,4 @@
-"""Symmetric products at half their cost, which torch has no call for."""
+"""Symmetric products at half their cost, and sums over positions in any order of memory."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def mirror_(total: Float[Tensor, "*g r r"]) -> Float[Tensor, "*g r r"]:
         block.copy_(block.tril() + block.tril(-1).transpose(-1, -2))
         total[..., :start, start:stop] = total[..., start:stop, :start].transpose(-1, -2)
     return total
+
+
+def sum_over_positions(values: Float[Tensor, "*g c n t"]) -> Float[Tensor, "*g c n"]:
+    """The sum over the last dimension, quick also where channels are last in memory."""
+    if values.stride(-3) != 1 or values.shape[-1] == 1:
+        return values.sum(-1)
+    rows = values.movedim(-3, -1)
+    return (rows.new_ones(1, rows.shape[-2]) @ rows).squeeze(-2).transpose(-1, -2)

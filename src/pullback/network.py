@@ -73,6 +73,7 @@ class Network:
         self.constants = {n: p.detach() for n, p in everything.items() if n not in self.tensors}
         self.space = ParameterSpace.of_tensors(self.tensors)
         self._read_out = outputs
+        self._channels_last: bool | None = None  # whether images can be so; unknown till tried
 
     @classmethod
     def of(cls, model: nn.Module | Network) -> Network:
@@ -112,12 +113,9 @@ class Network:
         Raises:
             InputError: the outputs are not of shape (n, c), or not finite.
         """
-        # Clones, because a module may write to its buffers while it runs.
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        state = {**self.constants, **buffers, **tensors}
-        result = functional_call(self.module, state, batch.args, batch.kwargs)
-        if self._read_out is not None:
-            result = self._read_out(result)
+        if self._channels_last is None:
+            self._channels_last = self._runs_channels_last(batch)
+        result = self._result(tensors, batch.map(_channels_last) if self._channels_last else batch)
         if not isinstance(result, Tensor) or result.ndim != 2 or len(result) != len(batch):
             seen = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise InputError(
@@ -125,6 +123,51 @@ class Network:
                 "give Network(model, outputs=...) a read-out that returns one"
             )
         return result.to(accumulation_dtype(result.dtype))
+
+    def _result(self, tensors: Mapping[str, Tensor], batch: Batch) -> object:
+        # Clones, because a module may write to its buffers while it runs.
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        state = {**self.constants, **buffers, **tensors}
+        result = functional_call(self.module, state, batch.args, batch.kwargs)
+        return result if self._read_out is None else self._read_out(result)
+
+    def _runs_channels_last(self, batch: Batch) -> bool:
+        """Whether the module takes images with channels last in memory, and gives the same.
+
+        On a CPU convolutions and their gradients are quicker in that order, by up to a third; a
+        module may yet rely on the other one, with `Tensor.view` for instance.
+        """
+        everything = (*self.tensors.values(), *self.constants.values())
+        if self.device.type != "cpu" or all(
+            t.ndim != 4 or t.dtype != torch.float32 for t in everything
+        ):
+            return False
+        few = batch.take(0, 2)
+        with torch.no_grad():
+            usual = self._result(self.tensors, few)
+            try:
+                found = self._result(self.tensors, few.map(_channels_last))
+            except RuntimeError:
+                return False
+        return (
+            isinstance(usual, Tensor)
+            and isinstance(found, Tensor)
+            and agree_but_for_rounding(usual, found)
+        )
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 4 or tensor.dtype != torch.float32:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def agree_but_for_rounding(expected: Tensor, actual: Tensor) -> bool:
+    """Whether two tensors are the same but for the order in which numbers were added."""
+    if expected.shape != actual.shape:
+        return False
+    expected, actual = expected.detach().double(), actual.detach().double()
+    return bool((expected - actual).abs().max() <= 1e-3 * expected.abs().max() + 1e-6)
 
 
 @contextmanager

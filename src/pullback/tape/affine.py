@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pullback.linalg import add_gram_
+from pullback.linalg import add_gram_, sum_over_positions
 from pullback.parameters import accumulation_dtype
 from pullback.tape.use import Gradients, SavedInput, Use
 
@@ -255,7 +255,7 @@ class AffineUse(Use):
 
     def bias_rows(self, g: Gradients) -> Float[Tensor, "k n go"]:
         """The gradient by the bias of each sample."""
-        return torch.stack([one.sum(-1).flatten(0, 1).T for one in g])
+        return torch.stack([sum_over_positions(one).flatten(0, 1).T for one in g])
 
     def per_sample(self, g: Gradients) -> dict[str, Tensor]:
         out = {}
@@ -343,7 +343,7 @@ class AffineUse(Use):
         """Add `sum g g^T` over samples, positions and cotangents (lower triangle)."""
         _, o, _, t = g[0].shape
         for one in g:
-            if t > o:  # one product a sample, rather than a copy of all
+            if t > o and one.stride(1) != 1:  # one product a sample, rather than a copy of all
                 rows = _by_sample(one)
                 total += (rows @ rows.mT).sum(1)
             else:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pullback.linalg import sum_over_positions
 from pullback.parameters import accumulation_dtype
 from pullback.tape.use import Gradients, SavedInput, Use
 
@@ -66,9 +67,9 @@ class ScaleUse(Use):
         out = {}
         if self.weight is not None:
             x = self._laid_out(self._normalise(self._x.get()))
-            out[self.weight] = self._per_parameter([torch.linalg.vecdot(one, x) for one in g])
+            out[self.weight] = self._per_parameter([sum_over_positions(one * x) for one in g])
         if self.bias is not None:
-            out[self.bias] = self._per_parameter([one.sum(-1) for one in g])
+            out[self.bias] = self._per_parameter([sum_over_positions(one) for one in g])
         return out
 
     def _per_parameter(self, values: list[Float[Tensor, "e n"]]) -> Float[Tensor, "k n *shape"]:
