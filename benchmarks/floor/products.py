@@ -1,4 +1,4 @@
-"""Cotangents and matrix products that the floor's programs share."""
+"""Matrix products that the contractions share."""
 
 from __future__ import annotations
 
@@ -13,35 +13,12 @@ GRAM_WIDTH = 64
 """Columns of a symmetric product computed at a time: 32 to 128 are alike, 1.6 times the whole."""
 
 
-def exact_cotangents(outputs: Tensor) -> Tensor:
-    """A square root of diag p - p p^T with c - 1 columns, (c - 1, n, c).
-
-    Column j is sqrt(p_j q_j / q_{j-1}) (e_j - sum_{l > j} p_l e_l / q_j), q_j = sum_{l > j} p_l:
-    the Cholesky factor, whose last column vanishes because the matrix has rank c - 1.
-    """
-    p = torch.softmax(outputs.detach(), 1)
-    tail = p.flip(1).cumsum(1).flip(1)  # q_{j-1}
-    before, after = tail[:, :-1], tail[:, 1:]
-    size = (p[:, :-1] * after / before).sqrt()
-    columns = torch.diag_embed(torch.ones_like(p))[:, :, :-1] - torch.triu(
-        (p[:, None, :] / after[:, :, None]), diagonal=1
-    ).transpose(1, 2)
-    return (columns * size[:, None, :]).permute(2, 0, 1).contiguous()
-
-
-def sampled_cotangents(outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """The gradient of -log p(y) with one y drawn from the model, (1, n, c)."""
-    p = torch.softmax(outputs.detach(), 1)
-    labels = torch.multinomial(p, 1, generator=generator)
-    return p.scatter_add(1, labels, -torch.ones_like(p[:, :1])).unsqueeze(0)
-
-
 def slab(o: int, i: int) -> int:
     """How many per-sample products (o, i) stay in cache together."""
     return max(1, CACHE_FLOATS // (o * i))
 
 
-def in_cache(g: Tensor, u: Tensor, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
+def in_cache(g: Tensor, u: Tensor, buffer: Tensor) -> Iterator[Tensor]:
     """Per-sample products g^T u, (m, o, i), of g (n, T, o) and u (n, T, i), m samples at a time.
 
     Each is written into `buffer` (m, o, i), small enough to be read again from cache, and is valid
@@ -51,7 +28,7 @@ def in_cache(g: Tensor, u: Tensor, buffer: Tensor) -> Iterator[tuple[int, Tensor
     for start in range(0, len(g), len(buffer)):
         out = buffer[: min(len(buffer), len(g) - start)]
         stop = start + len(out)
-        yield start, torch.bmm(left[start:stop], u[start:stop], out=out)
+        yield torch.bmm(left[start:stop], u[start:stop], out=out)
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
