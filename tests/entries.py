@@ -67,7 +67,7 @@ def measured(
 ) -> pb.Metric:
     """The library's metric of a case, by default for a likelihood that fits it."""
     likelihood = likelihood or case.likelihood
-    data = data_of(case, likelihood if estimator == "empirical" else None)
+    data = data_of(case, likelihood if estimator in ("empirical", "centred") else None)
     return pb.fisher(
         network_of(case),
         data,

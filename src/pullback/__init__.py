@@ -8,28 +8,40 @@ network.
 
 from pullback import data, likelihoods
 from pullback.errors import InputError
+from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
 from pullback.kernels.spectra import alignment, effective_rank, trace_ratios
 from pullback.kernels.tangent import TangentKernel, tangent_kernel
+from pullback.metrics.average import average
+from pullback.metrics.cost import Cost, cost
 from pullback.metrics.fisher import fisher
+from pullback.metrics.hessian import hessian
 from pullback.metrics.metric import Metric
+from pullback.metrics.quality import Quality, quality
 from pullback.network import Network
 from pullback.parameters import ParameterSpace, ParameterVector
 
 __all__ = [
+    "Cost",
+    "Estimate",
     "InputError",
     "Jacobian",
     "Metric",
     "Network",
     "ParameterSpace",
     "ParameterVector",
+    "Quality",
     "TangentKernel",
     "alignment",
+    "average",
+    "cost",
     "data",
     "effective_rank",
     "fisher",
+    "hessian",
     "jacobian",
     "likelihoods",
+    "quality",
     "tangent_kernel",
     "trace_ratios",
 ]

@@ -163,7 +163,7 @@ def _change_by_rows(
         for step in sweep.steps("Jacobian"):
             place = out[step.start : step.start + step.samples, step.cotangents]
             for part in step.parts():
-                for name, gradients in part.per_sample().items():
+                for name, gradients in part.per_sample.items():
                     place += (flat_rows(gradients) @ values[name].flatten()).T
         return out
 

@@ -4,8 +4,10 @@ Any metric is a sum of outer products of gradients `J^T u_k` once the output met
 `M = sum_k u_k u_k^T`. A `Source` says how:
 
     exact       the columns of a square root of M, as many as its rank
+    sketched    this root times random signs, M in expectation
     sampled     gradients of -log p at labels drawn from the model, M in expectation
     empirical   the gradient of -log p at the true label (which is no Fisher matrix)
+    centred     the same; the metric subtracts the square of its mean
 
 A `ReadOut` pulls back fixed combinations of the outputs, for Jacobians and tangent kernels.
 """
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,6 +26,10 @@ from torch import Tensor
 
 from pullback.errors import InputError
 from pullback.likelihoods import Likelihood
+
+ESTIMATORS = ("exact", "sketched", "sampled", "empirical", "centred")
+SKIPPED_AT_ONCE = 256  # samples of other processes, whose draws are thrown away
+EXACT_RANK = 128  # the greatest rank of an output metric that is exact where nobody says otherwise
 
 
 class Cotangents(ABC):
@@ -43,13 +50,14 @@ class Cotangents(ABC):
 
 @dataclass(frozen=True)
 class ExactCotangents(Cotangents):
-    """The square root of the output metric at given outputs."""
+    """The square root of the output metric at given outputs, of so many columns."""
 
     likelihood: Likelihood
     outputs: Float[Tensor, "n c"]
+    columns: int
 
     def __len__(self) -> int:
-        return self.likelihood.rank(self.outputs.shape[1])
+        return self.columns
 
     def part(self, start: int, stop: int) -> Tensor:
         return self.likelihood.root(self.outputs, start, min(stop, len(self)))
@@ -100,11 +108,16 @@ class CotangentSource(Protocol):
 class Source:
     """Where the cotangents of a metric come from.
 
+    A sketch `u = R z`, with `M = R R^T` and random signs z, has the mean `u u^T = M`; the entries
+    have the variance `(M_ii M_jj + M_ij^2 - 2 sum_k R_ik^2 R_jk^2) / samples`, where Gaussian noise
+    instead of signs would lack the subtraction.
+
     Attributes:
         likelihood: the output metric.
-        estimator: "exact", "sampled" or "empirical".
-        samples: labels drawn for each sample (sampled only).
-        seed: of the draws; the same seed gives the same labels in every pass and batch size.
+        estimator: "exact", "sketched", "sampled", "empirical" or "centred".
+        samples: cotangents for each sample: labels drawn, or vectors of signs.
+        seed: of the draws; the same seed gives the same draws in every pass and batch size.
+        first: how many samples of the whole data set come before these, in other processes.
 
     Raises:
         InputError: an unknown estimator, or fewer than one sample.
@@ -114,24 +127,29 @@ class Source:
     estimator: str = "exact"
     samples: int = 1
     seed: int = 0
+    first: int = 0
 
     def __post_init__(self) -> None:
-        if self.estimator not in ("exact", "sampled", "empirical"):
-            raise InputError(
-                f"estimator: {self.estimator!r}; choose 'exact', 'sampled' or 'empirical'"
-            )
+        if self.estimator not in ESTIMATORS:
+            known = ", ".join(map(repr, ESTIMATORS))
+            raise InputError(f"estimator: {self.estimator!r}; choose one of {known}")
         if self.samples < 1:
-            raise InputError(f"samples: {self.samples}; draw at least one label a sample")
+            raise InputError(f"samples: {self.samples}; draw one at least for each sample")
+
+    def affordable(self, outputs: int) -> Source:
+        """The same source, exact up to a rank of `EXACT_RANK` and sketched above it."""
+        exact = self.likelihood.rank(outputs) <= EXACT_RANK
+        return replace(self, estimator="exact" if exact else "sketched")
 
     def count(self, outputs: int) -> int:
-        """How many cotangents, hence backward passes, there are for that many outputs."""
+        """How many cotangents, hence backward passes, there are at most for that many outputs."""
         if self.estimator == "exact":
             return self.likelihood.rank(outputs)
-        return self.samples if self.estimator == "sampled" else 1
+        return self.samples if self.estimator in ("sketched", "sampled") else 1
 
     def open(self) -> Draws:
         """Start one pass over the data; every pass sees the same draws."""
-        return Draws(self, torch.Generator().manual_seed(self.seed))
+        return Draws(self, torch.Generator().manual_seed(self.seed), self.first)
 
 
 @dataclass
@@ -140,27 +158,69 @@ class Draws:
 
     source: Source
     generator: torch.Generator
+    skipped: int
 
     def next(self, outputs: Float[Tensor, "n c"], targets: Tensor | None) -> Cotangents:
         """The cotangents of the next batch.
 
         Raises:
             InputError: the empirical version is asked for and there are no targets, or they do not
-                fit the likelihood.
+                fit the likelihood; or the likelihood cannot supply what the estimator needs.
         """
         source, likelihood = self.source, self.source.likelihood
         if source.estimator == "exact":
-            return ExactCotangents(likelihood, outputs)
-        if source.estimator == "empirical":
+            return _exact(likelihood, outputs)
+        if source.estimator in ("empirical", "centred"):
             if targets is None:
-                raise InputError("data: the empirical Fisher needs targets; give (inputs, targets)")
+                raise InputError(
+                    f"data: estimator {source.estimator!r} needs targets; give (inputs, targets)"
+                )
             return GivenCotangents(likelihood.residual(outputs, targets).unsqueeze(0))
-        # Uniform numbers in sample order: the stream does not depend on how samples are batched.
-        n, c = outputs.shape
-        uniform = torch.rand(n, source.samples, c, dtype=torch.float64, generator=self.generator)
-        uniform = uniform.clamp(min=2.0**-53).to(outputs.device)
-        drawn = likelihood.scores(outputs, uniform) / math.sqrt(source.samples)
-        return GivenCotangents(drawn)
+
+        # Random numbers in sample order: the stream does not depend on how samples are batched.
+        def uniform(width: int) -> Tensor:
+            numbers = self._fresh(
+                lambda n: torch.rand(
+                    n, source.samples, width, dtype=torch.float64, generator=self.generator
+                ),
+                len(outputs),
+            )
+            return numbers.clamp(min=2.0**-53).to(outputs.device)
+
+        if source.estimator == "sampled":
+            drawn = likelihood.scores(outputs, uniform)
+        else:
+            width = likelihood.columns(outputs)
+            bits = self._fresh(
+                lambda n: torch.randint(
+                    2, (n, source.samples, width), dtype=torch.int8, generator=self.generator
+                ),
+                len(outputs),
+            )
+            drawn = likelihood.mix(outputs, (2 * bits - 1).to(outputs))
+        return GivenCotangents(drawn / math.sqrt(source.samples))
+
+    def _fresh(self, draw: Callable[[int], Tensor], n: int) -> Tensor:
+        """Numbers for n samples, once those of the samples before all of these are drawn."""
+        while self.skipped:
+            some = min(self.skipped, SKIPPED_AT_ONCE)
+            draw(some)
+            self.skipped -= some
+        return draw(n)
+
+
+def _exact(likelihood: Likelihood, outputs: Float[Tensor, "n c"]) -> Cotangents:
+    """The columns of a square root of M, of which c are enough."""
+    columns, c = likelihood.columns(outputs), outputs.shape[1]
+    if columns <= c:
+        return ExactCotangents(likelihood, outputs, columns)
+    # With the transposed root as Q times a triangle (c, c), M is the triangle's own square. It is
+    # unique once its diagonal is positive.
+    root = likelihood.root(outputs, 0, columns).transpose(0, 1)
+    triangle = torch.linalg.qr(root, mode="r").R
+    negative = triangle.diagonal(dim1=1, dim2=2) < 0
+    triangle = torch.where(negative.unsqueeze(2), -triangle, triangle)
+    return GivenCotangents(triangle.transpose(0, 1).contiguous())
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Jacobian:
             for step in sweep.steps("Jacobian", rows=size):
                 place = out[step.start : step.start + step.samples, step.cotangents]
                 for part in step.parts():
-                    for name, gradients in part.per_sample().items():
+                    for name, gradients in part.per_sample.items():
                         place[..., self.space.slices[name]] = flat_rows(gradients).transpose(0, 1)
             return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,3 +48,13 @@ def sum_over_positions(values: Float[Tensor, "*g c n t"]) -> Float[Tensor, "*g c
         return values.sum(-1)
     rows = values.movedim(-3, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).squeeze(-2).transpose(-1, -2)
+
+
+def eigh(
+    matrix: Float[Tensor, "*g r r"],
+) -> tuple[Float[Tensor, "*g r"], Float[Tensor, "*g r r"]]:
+    """Eigenvalues, rising, and eigenvectors in columns; what is only rounding is exactly zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    largest = values.abs().amax(-1, keepdim=True)
+    rounding = largest * values.shape[-1] * torch.finfo(values.dtype).eps
+    return torch.where(values.abs() <= rounding, 0.0, values), vectors

@@ -28,9 +28,13 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+# What the module at the top is called where modules are named.
+ROOT = "(root)"
+
+
 def owner_of(name: str) -> str:
     """The module that a parameter belongs to, by its name; "(root)" for the model itself."""
-    return name.rpartition(".")[0] or "(root)"
+    return name.rpartition(".")[0] or ROOT
 
 
 def by_owner(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -98,6 +102,19 @@ class ParameterSpace:
     def floats(self, names: Iterable[str]) -> int:
         """How many entries the named parameters have together."""
         return sum(math.prod(self.shape_of[name]) for name in names)
+
+    def part(self, names: Iterable[str]) -> ParameterSpace:
+        """The space of some of the parameters, in the order given.
+
+        Raises:
+            InputError: a name is not among this space's.
+        """
+        names = tuple(names)
+        for name in names:
+            if name not in self.shape_of:
+                raise InputError(f"names: the parameter space has no {name!r}")
+        shapes = tuple(self.shape_of[name] for name in names)
+        return ParameterSpace(names, shapes, self.dtype, self.device)
 
     def vector(self, values: Tensor | Mapping[str, Tensor]) -> ParameterVector:
         """A vector of this space.

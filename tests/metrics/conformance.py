@@ -7,6 +7,7 @@ of the matrix itself are compared with the slow twin elsewhere; here it is the a
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -50,6 +51,8 @@ class MetricConformance:
 
     representation: ClassVar[str]
     residual: ClassVar[float] = EXACT  # relative, of a solve
+    positive: ClassVar[bool] = True  # quasi-diagonals need not be
+    draws: ClassVar[int] = 20_000  # to compare a covariance with
 
     @pytest.fixture(params=ALGEBRA, ids=str)
     def metric(self, request: pytest.FixtureRequest) -> pb.Metric:
@@ -125,8 +128,8 @@ class MetricConformance:
     def test_trace(self, metric: pb.Metric, dense: Tensor) -> None:
         assert_agree(metric.trace(), dense.trace())
 
-    def test_frobenius_norm(self, metric: pb.Metric, dense: Tensor) -> None:
-        assert_agree(metric.norm(), dense.norm())
+    def test_spectral_norm(self, metric: pb.Metric, dense: Tensor) -> None:
+        assert_agree(metric.spectral_norm(), torch.linalg.matrix_norm(dense, 2))
 
     def test_diagonal(self, metric: pb.Metric, dense: Tensor) -> None:
         assert_agree(metric.diagonal().flat, dense.diagonal())
@@ -140,6 +143,58 @@ class MetricConformance:
     def test_eigenvalues_fall(self, metric: pb.Metric) -> None:
         values = metric.eigenvalues()
         assert bool((values[1:] <= values[:-1]).all())
+
+    @pytest.mark.parametrize("k", [1, 4])
+    def test_leading_eigenvectors(self, metric: pb.Metric, dense: Tensor, k: int) -> None:
+        values, vectors = metric.eigh(k)
+        assert_agree(values, torch.linalg.eigvalsh(dense).flip(0)[:k], 1e-9)
+        assert_agree(vectors.flat @ vectors.flat.T, torch.eye(k, dtype=dense.dtype), 1e-9)
+        error = (vectors.flat @ dense - values.unsqueeze(1) * vectors.flat).norm()
+        assert float(error) <= 1e-8 * float(dense.norm())
+
+    @pytest.mark.parametrize("k", [0, -1, 10**9])
+    def test_a_number_of_eigenvectors_that_there_cannot_be_is_refused(self, k: int) -> None:
+        with pytest.raises(pb.InputError, match="eigenvectors"):
+            metric_of(self.representation, ALGEBRA[0]).eigh(k)
+
+    def test_as_an_operator_of_scipy(self, metric: pb.Metric, dense: Tensor) -> None:
+        operator = metric.to_scipy()
+        columns = metric.space.randn(seed=8, batch=(3,)).flat.T
+        assert_agree(torch.as_tensor(operator @ columns.numpy()), dense @ columns)
+        assert_agree(torch.as_tensor(operator @ columns[:, 0].numpy()), dense @ columns[:, 0])
+
+    def test_product_of_two(self, metric: pb.Metric, dense: Tensor) -> None:
+        v = metric.space.randn(seed=9)
+        twice = metric @ metric
+        assert_agree((twice @ v).flat, dense @ (dense @ v.flat))
+        assert_agree((twice.T @ v).flat, dense @ (dense @ v.flat))
+        assert_agree(twice.to_dense(), dense @ dense)
+
+    def test_samples_have_the_metric_as_covariance(self) -> None:
+        """Each entry within five standard errors."""
+        metric = metric_of(self.representation, named("layer norm"))
+        check_covariance(metric.sample(seed=1, batch=(self.draws,)).flat, metric.to_dense())
+
+    def test_a_sample_depends_on_the_seed_alone(self) -> None:
+        metric = metric_of(self.representation, named("layer norm"))
+        assert torch.equal(metric.sample(seed=3).flat, metric.sample(seed=3).flat)
+        assert not torch.equal(metric.sample(seed=3).flat, metric.sample(seed=4).flat)
+
+    def test_samples_of_the_inverse_have_it_as_covariance(self) -> None:
+        metric = metric_of(self.representation, named("layer norm"))
+        dense = metric.to_dense()
+        samples = metric.sample_inverse(damping=0.5, seed=2, batch=(self.draws,)).flat
+        check_covariance(samples, torch.linalg.inv(self.damped(dense, 0.5)))
+
+    def test_metrics_of_different_spaces_do_not_multiply(self) -> None:
+        other = metric_of(self.representation, named("conv1d"))
+        with pytest.raises(pb.InputError, match="metrics"):
+            _ = metric_of(self.representation, ALGEBRA[0]) @ other
+
+    def test_an_unknown_split_is_refused(self) -> None:
+        metric = metric_of(self.representation, ALGEBRA[0])
+        with pytest.raises(pb.InputError, match="split"):
+            metric.solve(metric.space.randn(), split="half")
 
     def test_every_parameter_says_how_it_was_computed(self, metric: pb.Metric) -> None:
         assert tuple(metric.ways) == metric.space.names
@@ -177,8 +232,148 @@ class MetricConformance:
         assert_agree((metric @ single).flat, (metric @ v).flat, 1e-5)
 
 
+def check_covariance(samples: Tensor, expected: Tensor) -> None:
+    """Whether samples of a normal distribution of mean zero have a covariance."""
+    found = samples.T @ samples / len(samples)
+    variances = expected.diagonal()
+    error = (expected.square() + variances.unsqueeze(1) * variances) / len(samples)
+    assert bool(((found - expected).abs() <= 5 * error.sqrt() + 1e-12).all())
+
+
+def support(space: pb.ParameterSpace, metric: pb.Metric, target: str) -> Tensor:
+    """Where a representation by layers has room for entries, (d, d)."""
+    room = torch.eye(space.size, dtype=torch.bool)
+    if target == "diagonal":
+        return room
+    for members in metric.members.values():
+        slices = [space.slices[member] for member in members]
+        places = torch.cat([torch.arange(s.start, s.stop) for s in slices])
+        if target == "block":
+            room[places.unsqueeze(1), places] = True
+        elif members in metric.origin.layouts and metric.origin.layouts[members].bias:
+            rows = metric.origin.layouts[members].matrix(places)
+            room[rows[..., :-1], rows[..., -1:]] = True
+            room[rows[..., -1:], rows[..., :-1]] = True
+    return room
+
+
 class BlockConformance(MetricConformance):
     """Representations that keep named blocks: these, apart, are the whole."""
+
+    functions: ClassVar[bool] = True  # whether powers are of the same kind
+    split: ClassVar[bool] = False  # whether it has Kronecker factors
+
+    def test_frobenius_norm(self, metric: pb.Metric, dense: Tensor) -> None:
+        assert_agree(metric.norm(), dense.norm())
+
+    @pytest.mark.parametrize("damping", [1e-3, 0.5])
+    def test_logdet(self, metric: pb.Metric, dense: Tensor, damping: float) -> None:
+        damped = self.damped(dense, damping)
+        if not self.positive and float(torch.linalg.eigvalsh(damped).min()) <= 0:
+            with pytest.raises(pb.InputError, match="damping"):
+                metric.logdet(damping)
+            return
+        assert_agree(metric.logdet(damping), torch.logdet(damped))
+
+    @pytest.mark.parametrize(
+        ("exponent", "damping"), [(-1, 0.1), (0.5, 0.0), (2, 0.0), (-0.5, 0.2)]
+    )
+    def test_powers(
+        self, metric: pb.Metric, dense: Tensor, exponent: float, damping: float
+    ) -> None:
+        if not self.functions:  # closed only where every block happens to be diagonal
+            return
+        values, vectors = torch.linalg.eigh(self.damped(dense, damping))
+        expected = (vectors * values.clamp(min=0).pow(exponent)) @ vectors.T
+        assert_agree(metric.power(exponent, damping).to_dense(), expected, 1e-7)
+
+    def test_inverse(self, metric: pb.Metric, dense: Tensor) -> None:
+        if self.functions:
+            found = metric.inverse(damping=0.3)
+            assert_agree(found.to_dense(), torch.linalg.inv(self.damped(dense, 0.3)))
+            assert_agree(
+                (found @ metric.space.randn(1)).flat, metric.solve(metric.space.randn(1), 0.3).flat
+            )
+            assert_agree(found.trace(), found.to_dense().trace())
+            assert_agree(found.diagonal().flat, found.to_dense().diagonal())
+
+    def test_the_inverse_of_a_singular_matrix_is_refused(self) -> None:
+        if self.functions:
+            with pytest.raises(pb.InputError, match="damping"):
+                measured(named("unused layer"), self.representation).inverse(damping=0.0)
+
+    @pytest.mark.parametrize("factor", [2.5, 0.0, -1.5])
+    def test_multiples(self, metric: pb.Metric, dense: Tensor, factor: float) -> None:
+        assert_agree((metric * factor).to_dense(), factor * dense)
+        assert_agree((factor * metric).trace(), factor * dense.trace())
+
+    def test_sum(self, metric: pb.Metric, dense: Tensor) -> None:
+        """Closed, or refused with the name of a representation in which it is."""
+        try:
+            total = metric + 2.0 * metric
+        except pb.InputError as problem:
+            assert "metric.to(" in str(problem)
+            total = metric.to("dense") + 2.0 * metric.to("dense")
+        assert_agree(total.to_dense(), 3 * dense)
+
+    def test_difference(self, metric: pb.Metric, dense: Tensor) -> None:
+        try:
+            total = metric - 0.5 * metric
+        except pb.InputError as problem:
+            assert "metric.to(" in str(problem)
+            total = metric.to("dense") - 0.5 * metric.to("dense")
+        assert_agree(total.to_dense(), dense / 2)
+
+    def test_metrics_of_different_spaces_do_not_add(self) -> None:
+        other = metric_of(self.representation, named("conv1d"))
+        with pytest.raises(pb.InputError, match="metrics"):
+            _ = metric_of(self.representation, ALGEBRA[0]) + other
+
+    def test_a_block_by_its_name_is_a_metric(self, metric: pb.Metric, dense: Tensor) -> None:
+        for name, members in metric.members.items():
+            part = metric[name]
+            assert part.space.names == members
+            slices = [metric.space.slices[member] for member in members]
+            places = torch.cat([torch.arange(s.start, s.stop) for s in slices])
+            assert_agree(part.to_dense(), dense[places.unsqueeze(1), places])
+
+    def test_a_block_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(pb.InputError, match="name"):
+            _ = metric_of(self.representation, ALGEBRA[0])["nobody"]
+
+    @pytest.mark.parametrize("target", ["dense", "block", "diagonal", "lowrank", "quasidiagonal"])
+    def test_conversions(self, metric: pb.Metric, dense: Tensor, target: str) -> None:
+        """What the target has room for is kept; the rest is zero."""
+        if target == "lowrank" and not self.positive:
+            return
+        found = metric.to(target)
+        assert found.representation == target
+        kept = found.to_dense()
+        if target in ("dense", "lowrank"):
+            assert_agree(kept, dense, 1e-9)
+        else:
+            room = support(metric.space, found, target)
+            assert_agree(kept, torch.where(room, dense, 0.0))
+
+    def test_a_conversion_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(pb.InputError, match="representation"):
+            metric_of(self.representation, ALGEBRA[0]).to("implicit")
+
+    def test_a_file_gives_the_same_metric_back(self, metric: pb.Metric, tmp_path: Path) -> None:
+        metric.save(tmp_path / "metric.safetensors")
+        again = pb.Metric.load(tmp_path / "metric.safetensors")
+        assert torch.equal(again.to_dense(), metric.to_dense())
+        assert again.space == metric.space
+        assert again.origin == metric.origin
+        assert again.members == metric.members
+        assert repr(again) == repr(metric)
+
+    @pytest.mark.parametrize("split", ["equal", "trace"])
+    def test_split_damping_is_for_kronecker_factors(self, split: str) -> None:
+        metric = metric_of(self.representation, ALGEBRA[0])
+        if not self.split:
+            with pytest.raises(pb.InputError, match="split"):
+                metric.solve(metric.space.randn(), split=split)
 
     def test_traces_of_the_blocks_add_up(self, metric: pb.Metric) -> None:
         assert_agree(sum(block.trace() for block in metric.blocks.values()), metric.trace())
@@ -198,7 +393,8 @@ class BlockConformance(MetricConformance):
         assert_agree(said, found)
 
     def test_dense_blocks_have_the_eigenvalues_that_they_say(self, metric: pb.Metric) -> None:
-        said = torch.cat([block.eigenvalues() for block in metric.blocks.values()])
+        blocks = metric.blocks.values()
+        said = torch.cat([b.eigenvalues().sort(descending=True).values for b in blocks])
         found = [torch.linalg.eigvalsh(b.to_dense()).flip(0) for b in metric.blocks.values()]
         assert_agree(said, torch.cat(found))
 

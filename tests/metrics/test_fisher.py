@@ -13,6 +13,7 @@ from tests import reference
 from tests.cases import CASES, WITH_TARGETS, Case, golden_module, golden_numbers, named
 from tests.checks import REFUSED, SINGLE, assert_agree, unchanged
 from tests.entries import REPRESENTATIONS, data_of, measured, network_of
+from tests.metrics.conformance import check_covariance
 
 MLP = named("mlp")
 STORED = ("dense", "diagonal", "kfac", "ekfac")
@@ -471,3 +472,42 @@ class TestPurity:
     @pytest.mark.parametrize("representation", REPRESENTATIONS)
     def test_results_carry_no_graph(self, representation: str) -> None:
         assert not measured(MLP, representation).diagonal().flat.requires_grad
+
+
+class TestCentred:
+    """The covariance of loss gradients: the second moment without the mean's square."""
+
+    KINDS = ("dense", "block", "diagonal", "quasidiagonal", "lowrank", "implicit", "ekfac")
+
+    def expected(self, case: Case) -> tuple[Tensor, Tensor]:
+        """The second moment, and the square of the mean, (d, d)."""
+        likelihood = case.likelihood
+        gradients = torch.einsum("ncd,nc->nd", case.rows, case.score(likelihood))
+        return gradients.T @ gradients / case.n, torch.outer(gradients.mean(0), gradients.mean(0))
+
+    @pytest.mark.parametrize("representation", KINDS)
+    @pytest.mark.parametrize("case", [case for case in CASES if not case.repeated][::9], ids=str)
+    def test_it_is_the_covariance(self, case: Case, representation: str) -> None:
+        moment, square = self.expected(case)
+        metric = measured(case, representation, estimator="centred")
+        v = metric.space.randn(seed=1).flat
+        if representation in ("dense", "lowrank", "implicit"):
+            assert_agree(metric.to_dense(), moment - square)
+            assert_agree((metric @ metric.space.vector(v)).flat, (moment - square) @ v)
+        assert_agree(metric.diagonal().flat.sum(), metric.trace())
+        if representation != "ekfac":  # which has the trace, but not the diagonal
+            assert_agree(metric.diagonal().flat, (moment - square).diagonal())
+        assert_agree(metric.trace(), (moment - square).trace())
+
+    def test_samples_of_the_implicit_one_have_it_as_covariance(self) -> None:
+        case = named("mlp")
+        metric = measured(case, "implicit", estimator="centred")
+        check_covariance(metric.sample(seed=1, batch=(500,)).flat, metric.to_dense())
+
+    def test_of_a_product_of_moments_there_is_none(self) -> None:
+        with pytest.raises(pb.InputError, match=r"metric\.to\('block'\)"):
+            measured(named("mlp"), "kfac", estimator="centred")
+
+    def test_it_needs_targets(self) -> None:
+        with pytest.raises(pb.InputError, match="targets"):
+            pb.fisher(nn.Linear(3, 2), torch.zeros(4, 3), estimator="centred")

@@ -15,6 +15,7 @@ from tests.metrics.conformance import MetricConformance, metric_of
 
 class TestAlgebra(MetricConformance):
     representation = "implicit"
+    draws = 100
     residual = 1e-6  # what conjugate gradients are documented to stop at
 
 

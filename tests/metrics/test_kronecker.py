@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import pullback as pb
+from pullback.metrics.kronecker import KFAC
 from tests import reference
 from tests.cases import CASES, WITH_TARGETS, Case, named
 from tests.checks import assert_agree
@@ -17,6 +19,7 @@ SEVERAL = [case for case in CASES if case.c > 1 and not case.repeated]
 
 class TestAlgebraOfKfac(BlockConformance):
     representation = "kfac"
+    split = True
 
 
 class TestAlgebraOfEkfac(BlockConformance):
@@ -139,3 +142,165 @@ class TestBlocks:
         for block in case.dense_blocks:
             where = torch.tensor(block)
             assert_agree(ekfac[where[:, None], where], exact[where[:, None], where])
+
+
+class TestSplitDamping:
+    """Each factor damped by itself (003, section 3.4.8)."""
+
+    @pytest.mark.parametrize("split", ["equal", "trace"])
+    @pytest.mark.parametrize("case", [case for case in CASES if case.c > 1][::9], ids=str)
+    def test_it_is_the_solve_with_damped_factors(self, case: Case, split: str) -> None:
+        metric, damping = metric_of("kfac", case), 0.3
+        v = metric.space.randn(seed=1)
+        found = metric.solve(v, damping, split=split)
+        for name, block in metric.blocks.items():
+            part = metric[name]
+            mine = part.space.vector(torch.cat([v[m].flatten() for m in part.space.names]))
+            if isinstance(block, KFAC):
+                dense = torch.zeros(block.size, block.size, dtype=torch.float64)
+                for group in range(block.layout.groups):
+                    a, b = block.inputs[group], block.outputs[group]
+                    pi = 1.0
+                    if split == "trace":
+                        pi = float(((a.trace() / len(a)) / (b.trace() / len(b))).sqrt())
+                    a = a + pi * damping**0.5 * torch.eye(len(a), dtype=a.dtype)
+                    b = b + damping**0.5 / pi * torch.eye(len(b), dtype=b.dtype)
+                    places = block.layout.matrix(torch.arange(block.size))[group].flatten()
+                    dense[places[:, None], places] = torch.kron(b, a)
+                expected = torch.linalg.solve(dense, mine.flat)
+            else:
+                expected = part.solve(mine, damping).flat
+            actual = torch.cat([found[m].flatten() for m in part.space.names])
+            assert_agree(actual, expected)
+
+    def test_equal_splits_add_what_appendix_a4_says(self) -> None:
+        """(A + e)(x)(B + e) - A (x) B = e^2 + e (A (x) 1 + 1 (x) B), e the root of the damping."""
+        metric, damping = metric_of("kfac", named("mlp")), 0.2
+        v = metric.space.randn(seed=2)
+        x = metric.solve(v, damping, split="equal")
+        restored = metric @ x + damping * x
+        for name, block in metric.blocks.items():
+            assert isinstance(block, KFAC)
+            part = metric[name].space
+            own = part.vector(torch.cat([x[m].flatten() for m in part.names])).flat
+            matrix = block.layout.matrix(own)
+            extra = damping**0.5 * (matrix @ block.inputs + block.outputs @ matrix)
+            for member, piece in part.vector(block.layout.flat(extra)).as_dict().items():
+                restored[member].add_(piece)
+        assert_agree(restored.flat, v.flat)
+
+
+class TestVariants:
+    """Other treatments of shared positions, and the optimal factors."""
+
+    def test_reduce_is_kfac_of_averaged_inputs_and_summed_gradients(self) -> None:
+        """Eschenhagen et al. 2023: with one position the two are the same."""
+        expand, reduce = (measured(named("mlp"), r) for r in ("kfac", "kfac-reduce"))
+        assert_agree(reduce.to_dense(), expand.to_dense())
+
+    def test_reduce_on_a_sequence(self) -> None:
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2).double()
+        x = torch.randn(6, 4, 3, dtype=torch.float64)
+        network = pb.Network(module, outputs=lambda y: y.mean(1))
+        metric = pb.fisher(network, x, "euclidean", "kfac-reduce")
+        mean = torch.cat([x.mean(1), torch.ones(6, 1, dtype=x.dtype)], 1)
+        (block,) = metric.blocks.values()
+        assert_agree(block.inputs[0], mean.T @ mean / 6)
+        assert_agree(block.outputs[0], torch.eye(2, dtype=x.dtype))
+        # The positions of a mean share one gradient, for which reducing is exact.
+        assert_agree(metric.to_dense(), pb.fisher(network, x, "euclidean", "dense").to_dense())
+
+    def test_uncorrelated_keeps_the_moments_of_channels_at_a_point(self) -> None:
+        case = named("conv2d")
+        full, sua = measured(case, "kfac"), measured(case, "kfac-uncorrelated")
+        for name, block in full.blocks.items():
+            if not isinstance(block, KFAC):
+                continue
+            other = sua.blocks[name]
+            kernel = block.layout.weight[2:].numel()
+            channels = block.layout.inputs // kernel
+            expected = torch.zeros_like(block.inputs)
+            mean = sum(
+                block.inputs[:, p : p + channels, p : p + channels]
+                for p in range(0, block.layout.inputs, channels)
+            )
+            for p in range(0, block.layout.inputs, channels):
+                expected[:, p : p + channels, p : p + channels] = mean / kernel
+            if block.layout.bias:
+                expected[:, -1, -1] = 1
+            assert_agree(other.inputs, expected)
+            assert_agree(other.outputs, block.outputs)
+
+    @pytest.mark.parametrize("case", [case for case in CASES if not case.repeated][::8], ids=str)
+    def test_nearest_factors_are_the_leading_singular_vectors(self, case: Case) -> None:
+        blocks, found = metric_of("block", case), measured(case, "kfac-nearest")
+        for name, block in found.blocks.items():
+            if not isinstance(block, KFAC) or block.layout.groups > 1:
+                continue
+            dense = blocks[name].to_dense()
+            places = block.layout.matrix(torch.arange(block.size)).flatten()
+            o, i = block.layout.outputs, block.layout.columns
+            ordered = dense[places[:, None], places].view(o, i, o, i)
+            values = torch.linalg.svdvals(ordered.transpose(1, 2).reshape(o * o, i * i))
+            error = float((block.to_dense() - dense).norm())
+            assert abs(error - float(values[1:].norm())) <= 1e-7 * float(values.norm())
+
+    @pytest.mark.parametrize("case", [case for case in CASES if not case.repeated][::8], ids=str)
+    def test_nearest_factors_are_no_further_than_moments(self, case: Case) -> None:
+        dense = metric_of("block", case).to_dense()
+        errors = [
+            float((metric_of(r, case).to_dense() - dense).norm()) for r in ("kfac-nearest", "kfac")
+        ]
+        assert errors[0] <= errors[1] * (1 + 1e-9) + 1e-12
+
+
+class TestMixtures:
+    """A representation for each layer, by a rule or a function."""
+
+    def make(self) -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
+        )
+        return module.double(), torch.randn(5, 2, 4, 4, dtype=torch.float64)
+
+    def test_by_module_type(self) -> None:
+        module, x = self.make()
+        rule = {nn.Linear: "kfac", nn.GroupNorm: "block", nn.Module: "diagonal"}
+        metric = pb.fisher(module, x, representation=rule)
+        assert {n: block.kind for n, block in metric.blocks.items()} == {
+            "0": "diagonal",
+            "1": "dense",
+            "4": "kfac",
+        }
+        for name, single in (("0", "diagonal"), ("1", "block"), ("4", "kfac")):
+            expected = pb.fisher(module, x, representation=single)[name]
+            assert_agree(metric[name].to_dense(), expected.to_dense())
+
+    def test_by_a_function(self) -> None:
+        module, x = self.make()
+        metric = pb.fisher(
+            module, x, representation=lambda name, _: "ekfac" if name == "0" else "quasidiagonal"
+        )
+        kinds = {name: block.kind for name, block in metric.blocks.items()}
+        assert kinds == {"0": "ekfac", "1": "quasidiagonal", "4": "quasidiagonal"}
+        expected = pb.fisher(module, x, representation="ekfac")["0"]
+        assert_agree(metric["0"].to_dense(), expected.to_dense())
+
+    def test_what_no_rule_covers_gets_full_blocks(self) -> None:
+        module, x = self.make()
+        metric = pb.fisher(module, x, representation={nn.Linear: "kfac"})
+        assert [block.kind for block in metric.blocks.values()] == ["dense", "dense", "kfac"]
+
+    def test_a_kind_that_does_not_exist_is_refused(self) -> None:
+        module, x = self.make()
+        with pytest.raises(pb.InputError, match="representation"):
+            pb.fisher(module, x, representation={nn.Linear: "kfca"})
+
+    @pytest.mark.parametrize("representation", ["ekfac", "ekfac-reduce", "ekfac-nearest"])
+    def test_an_earlier_basis_without_eigenvectors_is_refused(self, representation: str) -> None:
+        module, x = self.make()
+        diagonal = pb.fisher(module, x, representation="diagonal")
+        with pytest.raises(pb.InputError, match="basis"):
+            pb.fisher(module, x, representation=representation, basis=diagonal)

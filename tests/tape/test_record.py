@@ -98,7 +98,7 @@ class TestOnTheGrid:
         sweep, parts = swept(case)
         rows = torch.zeros(case.c, case.n, case.d, dtype=torch.float64)
         for part in parts:
-            for name, gradients in part.per_sample().items():
+            for name, gradients in part.per_sample.items():
                 where = sweep.network.space.slices[name]
                 rows[..., where] += gradients.reshape(case.c, case.n, -1)
         assert_agree(rows, case.rows.transpose(0, 1))
@@ -111,7 +111,7 @@ class TestOnTheGrid:
         sweep, parts = swept(case)
         total = torch.zeros(case.d, dtype=torch.float64)
         for part in parts:
-            for name, squares in part.diagonal().items():
+            for name, squares in part.diagonal.items():
                 total[sweep.network.space.slices[name]] += squares.reshape(-1)
         assert_agree(total, case.rows.square().sum((0, 1)))
 

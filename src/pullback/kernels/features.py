@@ -121,7 +121,7 @@ def features_by_owner(part: Part) -> dict[str, Features]:
     use = part.uses[0]
     if len(part.uses) == len(owners) == 1 and isinstance(use, AffineUse) and use.weight is not None:
         return {owner_of(use.weight): _of_weight(use, part.gradients[0])}
-    gradients = part.per_sample()
+    gradients = part.per_sample
     flat = {
         owner: torch.cat([flat_rows(gradients[name]) for name in names], dim=2)
         for owner, names in owners.items()

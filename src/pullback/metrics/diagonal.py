@@ -6,25 +6,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.metrics.metric import Block, BlockMetric, origin_of
-from pullback.tape.sweep import Sweep
+from pullback.metrics.block import Block, Spectral
 
 
 class Diagonal(Block):
     """A block as its diagonal.
 
     Args:
-        values: non-negative, shape (d,).
+        values: shape (d,).
     """
+
+    kind = "diagonal"
 
     def __init__(self, values: Float[Tensor, " d"]) -> None:
         self.values = values
 
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
     def product(self, flat: Tensor) -> Tensor:
         return flat * self.values
-
-    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
-        return flat / (self.values + damping)
 
     def trace(self) -> float:
         return float(self.values.sum())
@@ -36,20 +41,26 @@ class Diagonal(Block):
         return self.values.clone()
 
     def eigenvalues(self) -> Tensor:
-        return self.values.sort(descending=True).values
+        return self.values
+
+    def eigenvectors(self, places: Tensor) -> Tensor:
+        out = self.values.new_zeros(len(places), self.size)
+        out[torch.arange(len(places), device=places.device), places] = 1
+        return out
+
+    def apply(self, function: Spectral) -> Diagonal:
+        return Diagonal(function(self.values))
+
+    def scaled(self, factor: int | float) -> Diagonal:
+        return Diagonal(self.values * factor)
+
+    def plus(self, other: Block) -> Block:
+        if isinstance(other, Diagonal):
+            return Diagonal(self.values + other.values)
+        return other.plus(self)
+
+    def centred(self, mean: Tensor) -> Diagonal:
+        return Diagonal(self.values - mean.square())
 
     def to_dense(self) -> Tensor:
         return torch.diag(self.values)
-
-
-def build(sweep: Sweep) -> BlockMetric:
-    """The diagonal of a sweep's gradients, one block for each parameter."""
-    space = sweep.network.space
-    total = space.zeros()
-    for step in sweep.steps("diagonal metric"):
-        for part in step.parts():
-            for name, squares in part.diagonal().items():
-                total[name].add_(squares)
-    blocks = {name: Diagonal(total[name].flatten() / sweep.samples) for name in space.names}
-    members = {name: (name,) for name in space.names}
-    return BlockMetric(space, origin_of(sweep), "diagonal", blocks, members)

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
+import torch
+import torch.distributed as distributed
 from torch import nn
 
 from pullback.batches import Batches
 from pullback.cotangents import Source
 from pullback.errors import InputError
-from pullback.likelihoods import Likelihood, likelihood_of
-from pullback.metrics import dense, diagonal, implicit, kronecker
-from pullback.metrics.metric import Metric
+from pullback.likelihoods import DistributionOf, Likelihood, likelihood_of
+from pullback.metrics.build import LAYERWISE, WHOLE, Rule, build
+from pullback.metrics.implicit import Implicit
+from pullback.metrics.metric import BlockMetric, Metric
 from pullback.network import Network
 from pullback.tape.sweep import Sweep
-
-REPRESENTATIONS: dict[str, Callable[[Sweep], Metric]] = {
-    "dense": dense.build,
-    "diagonal": diagonal.build,
-    "kfac": kronecker.build_kfac,
-    "ekfac": kronecker.build_ekfac,
-    "implicit": implicit.build,
-}
 
 
 def fisher(
     model: nn.Module | Network,
     data: object,
-    likelihood: str | Likelihood = "categorical",
-    representation: str = "ekfac",
-    estimator: str = "exact",
+    likelihood: str | Likelihood | DistributionOf = "categorical",
+    representation: Rule = "ekfac",
+    estimator: str | None = None,
     samples: int = 1,
     seed: int = 0,
     memory: int | None = None,
     progress: bool | None = None,
+    basis: BlockMetric | None = None,
+    group: distributed.ProcessGroup | None = None,
 ) -> Metric:
     """The Fisher information matrix, `1/n sum_i J_i^T M(x_i) J_i`, in any representation.
 
@@ -43,15 +40,32 @@ def fisher(
         model: a module, or a `Network` that selects parameters or outputs. Its outputs (n, c) are
             the natural parameters of the likelihood (logits, means).
         data: a tensor, a pair (inputs, targets) or an iterable of batches; n samples in all.
-        likelihood: "categorical", "bernoulli", "gaussian", "euclidean" or a `Likelihood`.
-        representation: "dense" (d^2 numbers), "diagonal" (d), "kfac", "ekfac" or "implicit" (none).
-        estimator: "exact" (as many backward passes as the output metric has rank), "sampled"
-            (labels drawn from the model, `samples` of them for each x) or "empirical" (true labels;
-            the second moment of loss gradients, which is no Fisher matrix).
-        samples: labels drawn for each sample, for "sampled".
+        likelihood: "categorical", "bernoulli", "gaussian", "poisson" or "euclidean"; a `Likelihood`
+            (`likelihoods.Categorical(positions=T)` for a class at each of T positions); or a
+            function from outputs to a `torch.distributions.Distribution` of batch shape (n,), such
+            as `lambda out: Normal(out[:, 0], out[:, 1].exp())`.
+        representation: of all parameters together "dense" (d^2 numbers), "lowrank" (n times the
+            rank of M gradients) or "implicit" (nothing); layer by layer "block", "diagonal",
+            "quasidiagonal", "kfac" or "ekfac"; a mapping from module types to these, or a function
+            of a module's name and the module. KFAC takes "-reduce" (positions averaged first),
+            "-uncorrelated" (SUA) or "-nearest" (optimal factors). What it is not defined for gets
+            full blocks, and `metric.blocks` shows it.
+        estimator: "exact" (as many backward passes as the output metric has rank), "sketched" (a
+            square root of the output metric times random signs), "sampled" (labels drawn from the
+            model), "empirical" (true labels; the second moment of loss gradients, which is no
+            Fisher matrix) or "centred" (their covariance). None is exact up to rank 128 and for
+            "implicit", else sketched; `metric.origin` says which. A distribution can be exact or
+            sketched where its information is registered, `likelihoods.register_information`.
+        samples: for "sketched" and "sampled", vectors of signs or labels for each sample, hence
+            backward passes.
         seed: of these draws; the draws do not depend on the batch size.
         memory: bytes for intermediate results; None for a default.
         progress: whether to show a progress bar; None shows one on a terminal.
+        basis: an earlier KFAC or EKFAC metric; EKFAC keeps its eigenvectors, and measures only the
+            second moments along them.
+        group: processes (of `torch.distributed`) that each give a shard of the data and all get
+            the metric of the whole; with contiguous shards in the order of the ranks, the very
+            draws of a single process. Not for "implicit".
 
     Returns:
         The metric, a mean over samples (in nats, for a likelihood).
@@ -70,11 +84,31 @@ def fisher(
         >>> bool(v @ F @ v >= 0), F.solve(v, damping=0.1)["weight"].shape
         (True, torch.Size([2, 3]))
     """
-    if representation not in REPRESENTATIONS:
+    if isinstance(representation, str) and representation not in (*LAYERWISE, *WHOLE, "implicit"):
         raise InputError(
-            f"representation: no {representation!r}; there are {sorted(REPRESENTATIONS)}"
+            f"representation: no {representation!r}; there are "
+            f"{', '.join(dict.fromkeys((*WHOLE, *LAYERWISE, 'implicit')))}"
         )
     network = Network.of(model)
-    source = Source(likelihood_of(likelihood), estimator, samples, seed)
-    sweep = Sweep(network, Batches(data, network.device), source, memory, progress)
-    return sweep.settled(lambda: REPRESENTATIONS[representation](sweep))
+    chosen = likelihood_of(likelihood)
+    source = Source(chosen, "exact" if estimator is None else estimator, samples, seed)
+    batches = Batches(data, network.device)
+    if group is not None:
+        if representation == "implicit":
+            raise InputError("group: 'implicit' reads the data of one process; choose another")
+        source = replace(source, first=_samples_before(batches, group))
+    sweep = Sweep(network, batches, source, memory, progress)
+    if estimator is None and representation != "implicit":  # whose products are exact anyway
+        sweep.source = source.affordable(sweep.plan.outputs)
+    if representation == "implicit":
+        return sweep.settled(lambda: Implicit(sweep))
+    return sweep.settled(lambda: build(sweep, representation, basis, group))
+
+
+def _samples_before(batches: Batches, group: distributed.ProcessGroup) -> int:
+    """How many samples the processes of lower rank have."""
+    rank = distributed.get_rank(group)
+    counts = torch.zeros(distributed.get_world_size(group), dtype=torch.int64)
+    counts[rank] = sum(len(batch) for batch in batches)
+    distributed.all_reduce(counts, group=group)
+    return int(counts[:rank].sum())

@@ -1,46 +1,42 @@
 """The implicit representation: the exact matrix, never stored.
 
 A product costs one forward pass with its tangent and one backward pass for each batch; trace and
-diagonal are sums of squares from the tape. A solve is conjugate gradients on the product.
+diagonal are sums of squares from the tape. Everything else is iterative, as for any `Operator`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from pullback.autodiff import add_push_pull_
+from pullback.autodiff import add_pull_, add_push_pull_
 from pullback.batches import Batch, all_finite, tracked
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
-from pullback.metrics import dense, diagonal
-from pullback.metrics.metric import BlockMetric, Metric, origin_of
+from pullback.metrics.build import build, mean_gradient
+from pullback.metrics.metric import BlockMetric
+from pullback.metrics.operator import Operator
+from pullback.metrics.origin import origin_of
 from pullback.network import Network
 from pullback.parameters import ParameterVector
 from pullback.tape.sweep import Sweep
 
 
-class Implicit(Metric):
+class Implicit(Operator):
     """The metric by its products alone.
 
     Args:
         sweep: the function, the data and the source of cotangents.
-
-    Attributes:
-        tolerance: relative residual at which a solve stops.
-        iterations: at most so many products in a solve.
     """
 
-    representation = "implicit"
-
-    def __init__(self, sweep: Sweep, tolerance: float = 1e-6, iterations: int = 1000) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep.network.space, origin_of(sweep))
         self._sweep = sweep
-        self.tolerance, self.iterations = tolerance, iterations
+        self._mean = mean_gradient(sweep) if self.origin.estimator == "centred" else None
 
     def _product(self, flat: Tensor) -> Tensor:
         sweep = self._sweep
@@ -52,37 +48,34 @@ class Implicit(Metric):
             samples += len(batch)
         if not all_finite(total.flat):
             raise InputError("gradients or vector: not finite, so neither is the product")
-        return total.flat / samples
+        found = total.flat / samples
+        if self._mean is not None:
+            found -= torch.outer((flat @ self._mean.flat).flatten(), self._mean.flat).view_as(flat)
+        return found
 
-    def _solution(self, flat: Tensor, damping: int | float) -> Tensor:
-        size = self.space.size
-
-        def damped(vector: object) -> object:
-            v = torch.as_tensor(vector, dtype=flat.dtype, device=flat.device).reshape(size)
-            return (self._product(v) + damping * v).double().cpu().numpy()
-
-        operator = LinearOperator((size, size), matvec=damped, dtype="float64")
-        out = []
-        for right in flat.reshape(-1, size):
-            found, left = cg(
-                operator,
-                right.double().cpu().numpy(),
-                rtol=self.tolerance,
-                maxiter=self.iterations,
-            )
-            if left:
-                raise InputError(
-                    f"damping: {damping} is so small that conjugate gradients did not reach "
-                    f"{self.tolerance:g} in {self.iterations} products; raise the damping"
-                )
-            out.append(torch.as_tensor(found, dtype=flat.dtype, device=flat.device))
-        return torch.stack(out).reshape(flat.shape)
+    def sample(self, seed: int = 0, batch: Sequence[int] = ()) -> ParameterVector:
+        # With as much noise as there are cotangents, `J^T M^(1/2) noise` needs no root of F.
+        sweep, total = self._sweep, self.space.zeros(batch)
+        draws, generator = sweep.source.open(), torch.Generator().manual_seed(seed)
+        samples = 0
+        for piece in sweep.batches:
+            outputs = sweep.network(piece)
+            roots = draws.next(outputs, piece.targets)
+            shape = (len(outputs), *total.flat.shape[:-1], len(roots))  # samples first
+            noise = torch.randn(shape, dtype=torch.float64, generator=generator).to(outputs)
+            mixed = torch.einsum("n...k,knc->...nc", noise, roots.part(0, len(roots)))
+            add_pull_(total, sweep.network, mixed, piece)
+            samples += len(piece)
+            if self._mean is not None:
+                total.flat.sub_(noise.sum((0, -1)).unsqueeze(-1) * self._mean.flat)
+        return total / math.sqrt(samples)
 
     def trace(self) -> float:
         total = self._sweep.settled(self._squared_norms)
         if not math.isfinite(total):
             raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
-        return total / self._sweep.samples
+        mean = 0.0 if self._mean is None else float(self._mean @ self._mean)
+        return total / self._sweep.samples - mean
 
     def _squared_norms(self) -> float:
         total = 0.0
@@ -92,19 +85,11 @@ class Implicit(Metric):
         return total
 
     def diagonal(self) -> ParameterVector:
-        return self._sweep.settled(lambda: diagonal.build(self._sweep)).diagonal()
+        return self._sweep.settled(lambda: build(self._sweep, "diagonal")).diagonal()
 
-    def norm(self) -> float:
-        return self._dense().norm()
-
-    def eigenvalues(self) -> Tensor:
-        return self._dense().eigenvalues()
-
-    def to_dense(self) -> Tensor:
-        return self._dense().to_dense()
-
-    def _dense(self) -> BlockMetric:
-        return self._sweep.settled(lambda: dense.build(self._sweep))
+    def to(self, representation: str) -> BlockMetric:
+        """The same matrix in another representation, by another pass over the data."""
+        return self._sweep.settled(lambda: build(self._sweep, representation))
 
 
 def add_product_(
@@ -123,8 +108,3 @@ def add_product_(
         return drawn[0].apply(change)
 
     add_push_pull_(total, network, flat, batch, metric)
-
-
-def build(sweep: Sweep) -> Implicit:
-    """The metric of a sweep's gradients by its products."""
-    return Implicit(sweep)

@@ -1,29 +1,26 @@
-"""Kronecker-factored representations: KFAC and EKFAC.
+"""Kronecker-factored blocks: KFAC and EKFAC.
 
 The gradient of an affine layer is `g a~^T`, summed over positions. KFAC replaces the second moment
 of that product by the product of second moments, `B (x) A`; EKFAC keeps KFAC's eigenvectors and
 puts the true second moments along them in place of KFAC's eigenvalues, which is never further from
-the block in Frobenius norm and has its exact trace (George et al. 2018). Positions that share the
-weight, convolutions included, are expanded: A is the mean over samples and positions, B the mean
-over samples of the sum over positions. Parameters of other uses get dense blocks.
+the block in Frobenius norm and has its exact trace (George et al. 2018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.linalg import mirror_
-from pullback.metrics.dense import DenseSum, Members
-from pullback.metrics.metric import Block, BlockMetric, origin_of
-from pullback.parameters import ParameterSpace, by_owner, owner_of
-from pullback.tape.affine import AffineLayout, AffineUse
-from pullback.tape.sweep import Part, Sweep
-from pullback.tape.use import flat_rows
+from pullback.linalg import eigh
+from pullback.metrics.block import Block, Spectral
+from pullback.metrics.dense import Dense
+from pullback.tape.affine import AffineLayout
+
+# At most so many steps towards the nearest Kronecker product; they converge geometrically.
+POWER_ITERATIONS = 500
 
 
 class EKFAC(Block):
@@ -36,6 +33,8 @@ class EKFAC(Block):
         scales: the second moments along them, (G, o, i).
     """
 
+    kind = "ekfac"
+
     def __init__(
         self,
         layout: AffineLayout,
@@ -45,15 +44,16 @@ class EKFAC(Block):
     ) -> None:
         self.layout, self.left, self.right, self.scales = layout, left, right, scales
 
-    def _scaled(self, flat: Tensor, scales: Tensor) -> Tensor:
-        rotated = self.left.mT @ self.layout.matrix(flat) @ self.right
-        return self.layout.flat(self.left @ (rotated * scales) @ self.right.mT)
+    @property
+    def size(self) -> int:
+        return self.scales.numel()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"left": self.left, "right": self.right, "scales": self.scales}
 
     def product(self, flat: Tensor) -> Tensor:
-        return self._scaled(flat, self.scales)
-
-    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
-        return self._scaled(flat, 1 / (self.scales + damping))
+        rotated = self.left.mT @ self.layout.matrix(flat) @ self.right
+        return self.layout.flat(self.left @ (rotated * self.scales) @ self.right.mT)
 
     def trace(self) -> float:
         return float(self.scales.sum())
@@ -65,11 +65,35 @@ class EKFAC(Block):
         return self.layout.flat(self.left.square() @ self.scales @ self.right.square().mT)
 
     def eigenvalues(self) -> Tensor:
-        return self.scales.flatten().sort(descending=True).values
+        return self.scales.flatten()
 
-    def to_dense(self) -> Tensor:
-        size = self.scales.numel()
-        return self.product(torch.eye(size, dtype=self.scales.dtype, device=self.scales.device))
+    def eigenvectors(self, places: Tensor) -> Tensor:
+        group, row, column = torch.unravel_index(places, self.scales.shape)
+        vectors = self.left[group, :, row].unsqueeze(2) * self.right[group, :, column].unsqueeze(1)
+        out = self.scales.new_zeros(len(places), *self.scales.shape)
+        out[torch.arange(len(places)), group] = vectors
+        return self.layout.flat(out)
+
+    def apply(self, function: Spectral) -> EKFAC:
+        return EKFAC(self.layout, self.left, self.right, function(self.scales))
+
+    def centred(self, mean: Tensor) -> EKFAC:
+        along = self.left.mT @ self.layout.matrix(mean) @ self.right
+        return EKFAC(self.layout, self.left, self.right, self.scales - along.square())
+
+    def scaled(self, factor: int | float) -> EKFAC:
+        return self.apply(lambda values: values * factor)
+
+    def plus(self, other: Block) -> Block:
+        if isinstance(other, EKFAC) and self._shares_basis(other):
+            scales = self.scales + other.scales
+            return EKFAC(self.layout, self.left, self.right, scales)
+        if isinstance(other, Dense):
+            return other.plus(self)
+        raise self.refuse("the sum with a block in another eigenbasis")
+
+    def _shares_basis(self, other: EKFAC) -> bool:
+        return torch.equal(self.left, other.left) and torch.equal(self.right, other.right)
 
 
 class KFAC(Block):
@@ -81,6 +105,8 @@ class KFAC(Block):
         inputs: the second moment A of the inputs, (G, i, i), the bias coordinate last.
     """
 
+    kind = "kfac"
+
     def __init__(
         self,
         layout: AffineLayout,
@@ -89,20 +115,40 @@ class KFAC(Block):
     ) -> None:
         self.layout, self.outputs, self.inputs = layout, outputs, inputs
 
+    @property
+    def size(self) -> int:
+        return self.outputs.shape[:2].numel() * self.inputs.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"outputs": self.outputs, "inputs": self.inputs}
+
     @cached_property
     def eigenbasis(self) -> EKFAC:
         """The same block by eigenvalues and eigenvectors."""
-        over_outputs, left = torch.linalg.eigh(self.outputs)
-        over_inputs, right = torch.linalg.eigh(self.inputs)
-        # Rounding leaves tiny negative eigenvalues, which a solve must not meet.
-        scales = over_outputs.clamp(min=0).unsqueeze(2) * over_inputs.clamp(min=0).unsqueeze(1)
-        return EKFAC(self.layout, left, right, scales)
+        over_outputs, left = eigh(self.outputs)
+        over_inputs, right = eigh(self.inputs)
+        return EKFAC(self.layout, left, right, _products(over_outputs, over_inputs))
 
     def product(self, flat: Tensor) -> Tensor:
         return self.layout.flat(self.outputs @ self.layout.matrix(flat) @ self.inputs)
 
-    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
-        return self.eigenbasis.solve(flat, damping)
+    def solve_split(self, flat: Tensor, damping: int | float, by_trace: bool) -> Tensor:
+        """`(B + sqrt(damping)/pi I)^-1 V (A + pi sqrt(damping) I)^-1`, each factor damped.
+
+        With `by_trace` pi^2 is the ratio of the factors' mean eigenvalues (Martens and Grosse
+        2015), otherwise 1.
+        """
+        outputs, inputs = self.outputs.clone(), self.inputs.clone()
+        pi = torch.ones_like(outputs[:, 0, 0])
+        if by_trace:
+            mean_out, mean_in = (m.diagonal(dim1=1, dim2=2).mean(1) for m in (outputs, inputs))
+            pi = (mean_in / mean_out).sqrt().nan_to_num(1.0, 1.0, 1.0)
+            pi = torch.where(pi > 0, pi, 1.0)
+        outputs.diagonal(dim1=1, dim2=2).add_((damping**0.5 / pi).unsqueeze(1))
+        inputs.diagonal(dim1=1, dim2=2).add_((damping**0.5 * pi).unsqueeze(1))
+        found = torch.linalg.solve_ex(outputs, self.layout.matrix(flat)).result
+        found = torch.linalg.solve_ex(inputs, found, left=False).result
+        return self.layout.flat(found)
 
     def trace(self) -> float:
         traces = [f.diagonal(dim1=1, dim2=2).sum(1) for f in (self.outputs, self.inputs)]
@@ -117,119 +163,55 @@ class KFAC(Block):
         return self.layout.flat(rows.unsqueeze(2) * columns.unsqueeze(1))
 
     def eigenvalues(self) -> Tensor:
-        return self.eigenbasis.eigenvalues()
+        if "eigenbasis" in self.__dict__:
+            return self.eigenbasis.eigenvalues()
+        values = (torch.linalg.eigvalsh(f) for f in (self.outputs, self.inputs))
+        return _products(*values).flatten()
 
-    def to_dense(self) -> Tensor:
-        size = self.outputs.shape[:2].numel() * self.inputs.shape[1]
-        return self.product(torch.eye(size, dtype=self.inputs.dtype, device=self.inputs.device))
+    def eigenvectors(self, places: Tensor) -> Tensor:
+        return self.eigenbasis.eigenvectors(places)
+
+    def apply(self, function: Spectral) -> EKFAC:
+        return self.eigenbasis.apply(function)
+
+    def scaled(self, factor: int | float) -> Block:
+        if factor < 0:  # the factors stay positive
+            return self.eigenbasis.scaled(factor)
+        return KFAC(self.layout, self.outputs * factor, self.inputs)
+
+    def plus(self, other: Block) -> Block:
+        if isinstance(other, Dense):
+            return other.plus(self)
+        raise self.refuse("the sum")
 
 
-class Factors:
-    """The Kronecker factors of one weight and its bias, while they are summed.
+def _products(outputs: Float[Tensor, "g o"], inputs: Float[Tensor, "g i"]) -> Tensor:
+    """The eigenvalues of Kronecker products, (G, o, i)."""
+    # Rounding leaves tiny negative eigenvalues, which a solve must not meet.
+    return outputs.clamp(min=0).unsqueeze(2) * inputs.clamp(min=0).unsqueeze(1)
 
-    Args:
-        layout: how the parameters form matrices.
-        space: gives precision and device.
+
+def nearest_kronecker(matrix: Float[Tensor, "d d"], layout: AffineLayout) -> KFAC:
+    """The factors whose product is nearest to a block in Frobenius norm (Van Loan 2000).
+
+    They are the leading singular vectors of the block with its entries rearranged to rows (o, o)
+    and columns (i, i), here by power iteration; positive like the block they come from.
     """
-
-    def __init__(self, layout: AffineLayout, space: ParameterSpace) -> None:
-        self.layout = layout
-        self.inputs = torch.zeros(
-            layout.groups, layout.columns, layout.columns, dtype=space.dtype, device=space.device
-        )
-        self.outputs = torch.zeros(
-            layout.groups, layout.outputs, layout.outputs, dtype=space.dtype, device=space.device
-        )
-        self.positions = 0
-
-    def add(self, part: Part, fresh: bool) -> None:
-        """Add what a part contributes; its inputs only if they are new."""
-        for use, g in zip(part.uses, part.gradients, strict=True):
-            assert isinstance(use, AffineUse)
-            if fresh:
-                self.positions += use.add_input_gram_(self.inputs)
-            use.add_gradient_gram_(self.outputs, g)
-
-    def block(self, samples: int) -> KFAC:
-        """The block of mean factors."""
-        outputs, inputs = mirror_(self.outputs) / samples, mirror_(self.inputs) / self.positions
-        return KFAC(self.layout, outputs, inputs)
-
-
-def _factors(sweep: Sweep) -> tuple[dict[Members, Factors], DenseSum]:
-    """One pass: Kronecker factors where they are defined, dense blocks elsewhere."""
-    space = sweep.network.space
-    factors = {names: Factors(layout, space) for names, layout in sweep.plan.affine.items()}
-    covered = {name for names in factors for name in names}
-    rest = DenseSum(space, by_owner(name for name in space.names if name not in covered))
-    for step in sweep.steps("Kronecker factors", rows=rest.rows):
-        per_sample: dict[str, Tensor] = {}
-        for part in step.parts():
-            if part.names in factors:
-                factors[part.names].add(part, step.fresh)
-            else:
-                per_sample.update(part.per_sample())
-        rest.add(per_sample)
-    return factors, rest
-
-
-def _metric(
-    sweep: Sweep, representation: str, kronecker: Mapping[Members, Block], rest: DenseSum
-) -> BlockMetric:
-    """Kronecker blocks and the dense rest as one metric, in the order of the parameters."""
-    blocks: dict[Members, Block] = dict(kronecker)
-    for name, block in rest.blocks(sweep.samples).items():
-        blocks[rest.members[name]] = block
-    order = {name: place for place, name in enumerate(sweep.network.space.names)}
-    members = sorted(blocks, key=lambda names: order[names[0]])
-    names = block_names(members)
-    return BlockMetric(
-        sweep.network.space,
-        origin_of(sweep),
-        representation,
-        {name: blocks[m] for name, m in zip(names, members, strict=True)},
-        dict(zip(names, members, strict=True)),
-    )
-
-
-def build_kfac(sweep: Sweep) -> BlockMetric:
-    """The Kronecker factors of a sweep's gradients."""
-    factors, rest = _factors(sweep)
-    blocks = {names: f.block(sweep.samples) for names, f in factors.items()}
-    return _metric(sweep, "kfac", blocks, rest)
-
-
-def build_ekfac(sweep: Sweep) -> BlockMetric:
-    """The Kronecker eigenbasis, and in a second pass the second moments along it."""
-    factors, rest = _factors(sweep)
-    bases = {names: f.block(sweep.samples).eigenbasis for names, f in factors.items()}
-    factors.clear()
-    totals = {names: torch.zeros_like(basis.scales) for names, basis in bases.items()}
-    for step in sweep.steps("EKFAC scales"):
-        for part in step.parts():
-            if part.names in bases:
-                totals[part.names] += _projected_squares(part, bases[part.names])
-    for names, basis in bases.items():
-        basis.scales = totals[names] / sweep.samples
-    return _metric(sweep, "ekfac", bases, rest)
-
-
-def _projected_squares(part: Part, basis: EKFAC) -> Float[Tensor, "g o i"]:
-    """The squares of a part's gradients along the eigenvectors, summed over samples."""
-    if len(part.uses) == 1:
-        use = part.uses[0]
-        assert isinstance(use, AffineUse)
-        return use.projected_squares(part.gradients[0], basis.left, basis.right)
-    gradients = part.per_sample()
-    flat = torch.cat([flat_rows(gradients[name]) for name in part.names], dim=2)
-    rotated = basis.left.mT @ basis.layout.matrix(flat) @ basis.right
-    return rotated.square().sum((0, 1))
-
-
-def block_names(members: Sequence[Members]) -> list[str]:
-    """A name for each block: its module's, or its first parameter's where a module has several."""
-    owners = [owner_of(names[0]) for names in members]
-    return [
-        owner if owners.count(owner) == 1 else names[0]
-        for owner, names in zip(owners, members, strict=True)
-    ]
+    groups, o, i = layout.groups, layout.outputs, layout.columns
+    places = torch.arange(len(matrix), device=matrix.device)
+    by_group = layout.matrix(places).reshape(groups, o * i)
+    outputs, inputs = [], []
+    for own in by_group:
+        block = matrix[own.unsqueeze(1), own].view(o, i, o, i)
+        left = torch.einsum("aibi->ab", block)
+        right = torch.einsum("aiaj->ij", block)
+        for _ in range(POWER_ITERATIONS):
+            before = right
+            left = torch.einsum("aibj,ij->ab", block, right) / right.square().sum()
+            right = torch.einsum("aibj,ab->ij", block, left) / left.square().sum()
+            left, right = left.nan_to_num(), right.nan_to_num()  # of a block of zeros
+            if (right - before).norm() <= torch.finfo(right.dtype).eps * right.norm():
+                break
+        outputs.append(left)
+        inputs.append(right)
+    return KFAC(layout, torch.stack(outputs), torch.stack(inputs))

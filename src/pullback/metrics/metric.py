@@ -1,50 +1,41 @@
 """The algebra of metrics on parameter space, which every representation answers.
 
-A `Metric` is a symmetric positive semi-definite operator on R^d. Most representations are block
-diagonal: a `BlockMetric` holds named `Block`s, each an operator on some of the parameters, and its
-algebra is theirs put together. What a representation has to supply is one kind of block.
+    F @ v, v @ F @ v               products                F.solve(v, damping)
+    F.trace(), F.norm()            sums over the spectrum  F.inverse(damping), F.power(0.5)
+    F.eigenvalues(), F.eigh(k)     the spectrum            F.sample(), F.sample_inverse(damping)
+    F + G, F - G, 0.1 * F, F @ G   arithmetic              F["layer"], F.to("diagonal")
+
+A `BlockMetric` is block diagonal: its algebra is that of its blocks put together.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import overload
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
 
 from pullback.batches import check_fits
-from pullback.cotangents import Source
 from pullback.errors import InputError
+from pullback.metrics.block import Block
+from pullback.metrics.convert import by_layer, converted, square_root
+from pullback.metrics.dense import Dense
+from pullback.metrics.kronecker import EKFAC, KFAC
+from pullback.metrics.lowrank import LowRank
+from pullback.metrics.origin import Members, Origin, block_names
+from pullback.metrics.storage import read, write
+from pullback.network import Network
 from pullback.parameters import ParameterSpace, ParameterVector
-from pullback.tape.sweep import Sweep
 
-
-@dataclass(frozen=True)
-class Origin:
-    """How a metric was made.
-
-    Attributes:
-        source: output metric, estimator, draws and seed.
-        samples: how many samples n it averages over; None where they are yet to be seen.
-        ways: for each parameter, how its gradients were computed.
-        reasons: for parameters that took the generic way, the operation that has no rule.
-    """
-
-    source: Source
-    samples: int | None
-    ways: dict[str, str]
-    reasons: dict[str, str]
-
-
-def origin_of(sweep: Sweep) -> Origin:
-    """The origin of a metric that a sweep has just filled."""
-    assert isinstance(sweep.source, Source)  # metrics come from `fisher`, which makes one
-    return Origin(sweep.source, sweep.samples or None, sweep.plan.ways, sweep.plan.reasons)
+SPLITS = ("none", "equal", "trace")
 
 
 def check_damping(damping: int | float) -> None:
@@ -58,14 +49,15 @@ def check_damping(damping: int | float) -> None:
 
 
 class Metric(ABC):
-    """A symmetric positive semi-definite operator on parameter space, a mean over samples.
+    """A symmetric operator on parameter space, a mean over samples.
 
-    Operations read like the mathematics, whatever the representation: `F @ v`, `v @ F @ v`,
-    `F.solve(v, damping)`, `F.trace()`, `F.norm()`, `F.diagonal()`, `F.to_dense()`.
+    Operations read like the mathematics, whatever the representation. Where an operation is not
+    closed in a representation, the error names the one that is.
 
     Attributes:
         space: the parameter space.
         origin: how it was made.
+        representation: how it is stored.
     """
 
     representation: str
@@ -79,43 +71,143 @@ class Metric(ABC):
         """For each parameter, how its gradients were computed."""
         return self.origin.ways
 
-    def __matmul__(self, vector: ParameterVector) -> ParameterVector:
-        """The product with a vector, or with each of a batch of them."""
-        if not isinstance(vector, ParameterVector):
+    @overload
+    def __matmul__(self, other: ParameterVector) -> ParameterVector: ...
+    @overload
+    def __matmul__(self, other: Metric) -> Product: ...
+    def __matmul__(self, other: ParameterVector | Metric) -> ParameterVector | Product:
+        """The product with a vector, with each of a batch of them, or with another metric."""
+        if isinstance(other, Metric):
+            return Product(self, other)
+        if not isinstance(other, ParameterVector):
             return NotImplemented
-        return ParameterVector(self.space, self._product(vector.in_space(self.space)))
+        return ParameterVector(self.space, self._product(other.in_space(self.space)))
 
     def __rmatmul__(self, vector: ParameterVector) -> ParameterVector:
-        return self @ vector  # symmetric
+        if not isinstance(vector, ParameterVector):
+            return NotImplemented
+        return ParameterVector(self.space, self._product(vector.in_space(self.space)))  # symmetric
 
-    def solve(self, vector: ParameterVector, damping: int | float = 1e-3) -> ParameterVector:
+    def solve(
+        self, vector: ParameterVector, damping: int | float = 1e-3, split: str = "none"
+    ) -> ParameterVector:
         """The solution x of `(F + damping I) x = vector`, for one vector or a batch.
 
+        Args:
+            vector: the right-hand side.
+            damping: lambda >= 0.
+            split: for Kronecker blocks, "equal" damps each factor by the square root of lambda,
+                `(B + sqrt(lambda) I) (x) (A + sqrt(lambda) I)`, "trace" in the proportion pi of
+                their mean eigenvalues (Martens and Grosse 2015); "none" solves what is written.
+
         Raises:
-            InputError: the damping is negative, or too small for the matrix to be inverted, or the
-                vector belongs to another space.
+            InputError: the damping is negative, or too small for the matrix to be inverted; the
+                vector belongs to another space; or a split is asked of no Kronecker block.
         """
         check_damping(damping)
-        flat = self._solution(vector.in_space(self.space), damping)
+        if split not in SPLITS:
+            raise InputError(f"split: {split!r}; choose one of {SPLITS}")
+        flat = self._solution(vector.in_space(self.space), damping, split)
         if not bool(flat.isfinite().all()):
             raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
         return ParameterVector(self.space, flat)
+
+    def sample(self, seed: int = 0, batch: Sequence[int] = ()) -> ParameterVector:
+        """Samples of the normal distribution N(0, F), with leading dimensions `batch`.
+
+        Raises:
+            InputError: the metric is not positive.
+        """
+        flat = self._sample(self.space.randn(seed, batch).flat)
+        if not bool(flat.isfinite().all()):
+            raise InputError(
+                f"metric: {self.representation!r} is not positive here, so it is no covariance; "
+                "use another representation"
+            )
+        return ParameterVector(self.space, flat)
+
+    def sample_inverse(
+        self, damping: int | float = 1e-3, seed: int = 0, batch: Sequence[int] = ()
+    ) -> ParameterVector:
+        """Samples of N(0, (F + damping I)^-1), as a Laplace posterior needs them.
+
+        Raises:
+            InputError: the damping is negative or too small.
+        """
+        check_damping(damping)
+        noise = self.space.randn(seed, batch)
+        flat = self._sample_inverse(noise.flat, damping)
+        if not bool(flat.isfinite().all()):
+            raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
+        return ParameterVector(self.space, flat)
+
+    @staticmethod
+    def load(
+        path: str | Path,
+        model: nn.Module | Network | None = None,
+        device: str | torch.device = "cpu",
+    ) -> BlockMetric:
+        """A metric from a file that `save` wrote, without the model or the data.
+
+        Args:
+            path: the file.
+            model: if given, the metric has to be of this model's parameters.
+            device: where the numbers go.
+
+        Raises:
+            InputError: the file cannot be read, is no metric, or is one of another model; the
+                message names the first parameters that differ.
+
+        Example:
+            >>> import tempfile, torch, pullback as pb
+            >>> model = torch.nn.Linear(3, 2)
+            >>> metric = pb.fisher(model, torch.eye(3), representation="kfac")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     metric.save(folder + "/fisher.safetensors")
+            ...     again = pb.Metric.load(folder + "/fisher.safetensors", model)
+            >>> again.trace() == metric.trace()
+            True
+        """
+        space = None if model is None else Network.of(model).space
+        representation, saved, origin, blocks, members = read(path, torch.device(device), space)
+        return BlockMetric(saved, origin, representation, blocks, members)
+
+    def to_scipy(self) -> LinearOperator:
+        """The metric as a `scipy.sparse.linalg.LinearOperator` in double precision."""
+        size = self.space.size
+
+        def product(matrix: object) -> object:
+            columns = torch.as_tensor(matrix, dtype=self.space.dtype, device=self.space.device)
+            rows = columns.reshape(size, -1).T
+            return self._product(rows).T.double().cpu().numpy()
+
+        return LinearOperator(
+            (size, size), matvec=product, matmat=product, rmatvec=product, dtype="float64"
+        )
 
     @abstractmethod
     def _product(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """The product on flat vectors."""
 
     @abstractmethod
-    def _solution(self, flat: Float[Tensor, "*b d"], damping: int | float) -> Float[Tensor, "*b d"]:
+    def _solution(
+        self, flat: Float[Tensor, "*b d"], damping: int | float, split: str
+    ) -> Float[Tensor, "*b d"]:
         """The damped solve on flat vectors."""
+
+    @abstractmethod
+    def _sample(self, noise: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """A root of the metric times noise."""
+
+    @abstractmethod
+    def _sample_inverse(
+        self, noise: Float[Tensor, "*b d"], damping: int | float
+    ) -> Float[Tensor, "*b d"]:
+        """A root of the damped inverse times noise."""
 
     @abstractmethod
     def trace(self) -> float:
         """The trace."""
-
-    @abstractmethod
-    def norm(self) -> float:
-        """The Frobenius norm."""
 
     @abstractmethod
     def diagonal(self) -> ParameterVector:
@@ -133,45 +225,75 @@ class Metric(ABC):
     def eigenvalues(self) -> Float[Tensor, " d"]:
         """All eigenvalues, largest first."""
 
+    @abstractmethod
+    def eigh(self, k: int) -> tuple[Float[Tensor, " k"], ParameterVector]:
+        """The k largest eigenvalues and their eigenvectors, a batch (k,) of unit vectors.
+
+        Raises:
+            InputError: k is not between 1 and d, or the eigenvectors cannot fit into memory.
+        """
+
+    def _check_count(self, k: int) -> None:
+        if not 1 <= k <= self.space.size:
+            raise InputError(f"k: {k}; there are 1 to {self.space.size:,} eigenvectors")
+        check_fits(
+            f"eigh: {k:,} eigenvectors of {self.space.size:,} numbers",
+            k * self.space.size * self.space.dtype.itemsize,
+            self.space.device,
+            "ask for fewer",
+        )
+
     def __repr__(self) -> str:
-        source, samples = self.origin.source, self.origin.samples
-        over = "" if samples is None else f", mean over {samples:,} samples"
+        origin = self.origin
+        over = "" if origin.samples is None else f", mean over {origin.samples:,} samples"
         return (
             f"{self.representation} metric on {self.space.size:,} parameters "
-            f"({source.estimator} {source.likelihood.name}{over})"
+            f"({origin.estimator} {origin.likelihood}{over})"
         )
 
 
-class Block(ABC):
-    """A symmetric positive semi-definite operator on the parameters of one block."""
+@dataclass(frozen=True)
+class Product:
+    """The product of two metrics, `F G`: a linear map, which need not be symmetric.
 
-    @abstractmethod
-    def product(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """The product with vectors (..., d)."""
+    Attributes:
+        left, right: its factors.
 
-    @abstractmethod
-    def solve(self, flat: Float[Tensor, "*b d"], damping: int | float) -> Float[Tensor, "*b d"]:
-        """The solutions x of `(F + damping I) x = flat`; not finite where it is singular."""
+    Raises:
+        InputError: they belong to different spaces.
+    """
 
-    @abstractmethod
-    def trace(self) -> float:
-        """The trace."""
+    left: Metric
+    right: Metric
 
-    @abstractmethod
-    def norm(self) -> float:
-        """The Frobenius norm."""
+    def __post_init__(self) -> None:
+        check_same_space(self.left, self.right)
 
-    @abstractmethod
-    def diagonal(self) -> Float[Tensor, " d"]:
-        """The diagonal."""
+    def __matmul__(self, vector: ParameterVector) -> ParameterVector:
+        """The product with a vector or with each of a batch of them."""
+        return self.left @ (self.right @ vector)
 
-    @abstractmethod
-    def eigenvalues(self) -> Float[Tensor, " d"]:
-        """All eigenvalues, largest first."""
+    @property
+    def T(self) -> Product:
+        """The transpose, `G F`."""
+        return Product(self.right, self.left)
 
-    @abstractmethod
     def to_dense(self) -> Float[Tensor, "d d"]:
-        """The block as a matrix."""
+        """The whole matrix."""
+        return self.left.to_dense() @ self.right.to_dense()
+
+
+def check_same_space(one: Metric, other: Metric) -> None:
+    """Raise InputError for metrics of different parameter spaces.
+
+    Raises:
+        InputError: as said.
+    """
+    if one.space != other.space:
+        raise InputError(
+            f"metrics: one has {one.space.size:,} parameters, {list(one.space.names[:3])} ..., the "
+            f"other {other.space.size:,}, {list(other.space.names[:3])} ...; give two of one space"
+        )
 
 
 class BlockMetric(Metric):
@@ -194,41 +316,85 @@ class BlockMetric(Metric):
         self.representation = representation
         self.blocks = dict(blocks)
         self.members = dict(members)
+
+    def check_finite(self) -> BlockMetric:
+        """The metric itself, once it is sure that all of it is finite.
+
+        Raises:
+            InputError: a block is not, naming its parameters.
+        """
         for name, block in self.blocks.items():
             if not math.isfinite(block.trace()):
                 raise InputError(
                     f"gradients: not finite in {self.members[name]}; the network's derivative is "
                     "NaN or infinite on this data"
                 )
+        return self
 
     def _placed(self) -> Iterator[tuple[Block, slice | Tensor]]:
         """Each block with the positions of its entries in a flat vector, a slice if they adjoin."""
         for name, block in self.blocks.items():
-            slices = [self.space.slices[member] for member in self.members[name]]
-            if all(one.stop == next_.start for one, next_ in pairwise(slices)):
-                yield block, slice(slices[0].start, slices[-1].stop)
-            else:
-                device = self.space.device
-                places = [torch.arange(s.start, s.stop, device=device) for s in slices]
-                yield block, torch.cat(places)
+            yield block, places_of(self.space, self.members[name])
 
-    def _product(self, flat: Tensor) -> Tensor:
-        out = torch.zeros_like(flat)
-        for block, places in self._placed():
-            out[..., places] = block.product(flat[..., places])
-        return out
-
-    def _solution(self, flat: Tensor, damping: int | float) -> Tensor:
+    def _filled(
+        self, flat: Tensor, of_block: Callable[[Block, Tensor], Tensor]
+    ) -> Float[Tensor, "*b d"]:
         out = torch.empty_like(flat)
         for block, places in self._placed():
-            out[..., places] = block.solve(flat[..., places], damping)
+            out[..., places] = of_block(block, flat[..., places])
         return out
+
+    def _with(self, blocks: Mapping[str, Block], representation: str | None = None) -> BlockMetric:
+        return BlockMetric(
+            self.space, self.origin, representation or kinds_of(blocks), blocks, self.members
+        )
+
+    def _product(self, flat: Tensor) -> Tensor:
+        return self._filled(flat, lambda block, part: block.product(part))
+
+    def _solution(self, flat: Tensor, damping: int | float, split: str) -> Tensor:
+        if split == "none":
+            return self._filled(flat, lambda block, part: block.solve(part, damping))
+        if not any(isinstance(block, KFAC) for block in self.blocks.values()):
+            raise InputError(f"split: {self.representation!r} has no Kronecker factors to damp")
+
+        def solved(block: Block, part: Tensor) -> Tensor:
+            if isinstance(block, KFAC):
+                return block.solve_split(part, damping, by_trace=split == "trace")
+            return block.solve(part, damping)
+
+        return self._filled(flat, solved)
+
+    def _sample(self, noise: Tensor) -> Tensor:
+        return self._filled(noise, lambda block, part: block.sample(part))
+
+    def _sample_inverse(self, noise: Tensor, damping: int | float) -> Tensor:
+        return self._filled(noise, lambda block, part: block.sample_inverse(part, damping))
 
     def trace(self) -> float:
         return sum(block.trace() for block in self.blocks.values())
 
     def norm(self) -> float:
+        """The Frobenius norm."""
         return math.hypot(*(block.norm() for block in self.blocks.values()))
+
+    def spectral_norm(self) -> float:
+        """The largest absolute eigenvalue."""
+        return float(self.eigenvalues().abs().max())
+
+    def logdet(self, damping: int | float = 1e-3) -> float:
+        """The logarithm of the determinant of `F + damping I`.
+
+        Raises:
+            InputError: the damping is negative, or too small for the matrix to be positive.
+        """
+        check_damping(damping)
+        total = sum(block.logdet(damping) for block in self.blocks.values())
+        if not math.isfinite(total):
+            raise InputError(
+                f"damping: {damping} is too small for the matrix to be positive; raise it"
+            )
+        return total
 
     def diagonal(self) -> ParameterVector:
         out = self.space.zeros()
@@ -240,6 +406,143 @@ class BlockMetric(Metric):
         values = torch.cat([block.eigenvalues() for block in self.blocks.values()])
         return values.sort(descending=True).values
 
+    def eigh(self, k: int) -> tuple[Tensor, ParameterVector]:
+        self._check_count(k)
+        values = [block.eigenvalues() for block in self.blocks.values()]
+        top = torch.cat(values).topk(k)
+        vectors = self.space.zeros((k,))
+        start = 0
+        for (block, places), own in zip(self._placed(), values, strict=True):
+            mine = (top.indices >= start) & (top.indices < start + len(own))
+            if mine.any():
+                found = vectors.flat.new_zeros(int(mine.sum()), self.space.size)
+                found[:, places] = block.eigenvectors(top.indices[mine] - start)
+                vectors.flat[mine] = found
+            start += len(own)
+        return top.values, vectors
+
+    def power(self, exponent: int | float, damping: int | float = 0.0) -> BlockMetric:
+        """`(F + damping I)^exponent`: any real power, -1 for the inverse, 0.5 for the root.
+
+        Raises:
+            InputError: the representation is not closed under powers, or the matrix is singular
+                and the exponent negative.
+        """
+        check_damping(damping)
+
+        def function(values: Tensor) -> Tensor:
+            damped = values + damping
+            if exponent != int(exponent):  # rounding leaves tiny negative eigenvalues
+                damped = damped.clamp(min=0)
+            return damped.pow(exponent)
+
+        found = self._with({name: block.apply(function) for name, block in self.blocks.items()})
+        if not math.isfinite(found.trace()):
+            raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
+        return found
+
+    def inverse(self, damping: int | float = 1e-3) -> BlockMetric:
+        """`(F + damping I)^-1`, as a metric.
+
+        Raises:
+            InputError: as for `power`.
+        """
+        return self.power(-1, damping)
+
+    def __mul__(self, factor: int | float) -> BlockMetric:
+        scaled = {name: block.scaled(factor) for name, block in self.blocks.items()}
+        return self._with(scaled)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: int | float) -> BlockMetric:
+        return self * (1 / divisor)
+
+    def __neg__(self) -> BlockMetric:
+        return self * -1
+
+    def __add__(self, other: BlockMetric) -> BlockMetric:
+        if not isinstance(other, BlockMetric):
+            return NotImplemented
+        check_same_space(self, other)
+        if self.members != other.members:
+            raise InputError(
+                f"metrics: the blocks of {self.representation!r} and {other.representation!r} "
+                "cover other parameters; bring both to one representation with metric.to(...)"
+            )
+        sums = {name: block.plus(other.blocks[name]) for name, block in self.blocks.items()}
+        return self._with(sums)
+
+    def __sub__(self, other: BlockMetric) -> BlockMetric:
+        if not isinstance(other, BlockMetric):
+            return NotImplemented
+        return self + other * -1
+
+    def __getitem__(self, name: str) -> BlockMetric:
+        """One block, as a metric on the space of its own parameters.
+
+        Raises:
+            InputError: there is no block of that name.
+        """
+        if name not in self.blocks:
+            raise InputError(f"name: no block {name!r}; there are {sorted(self.blocks)[:20]}")
+        block, members = self.blocks[name], self.members[name]
+        origin = replace(
+            self.origin,
+            ways={key: way for key, way in self.origin.ways.items() if key in members},
+            reasons={key: why for key, why in self.origin.reasons.items() if key in members},
+            layouts={key: own for key, own in self.origin.layouts.items() if key[0] in members},
+        )
+        space = self.space.part(members)
+        return BlockMetric(space, origin, block.kind, {name: block}, {name: members})
+
+    def to(self, representation: str) -> BlockMetric:
+        """The metric in another representation, without the data.
+
+        Towards less (a diagonal from a matrix) this drops entries, towards more it writes zeros.
+        Kronecker factors are the nearest ones, since second moments are not kept.
+
+        Args:
+            representation: "dense", "lowrank", "block", "diagonal", "quasidiagonal",
+                "kfac-nearest", or "ekfac" (of a "kfac" metric, its eigenvectors and eigenvalues).
+
+        Raises:
+            InputError: there is no such conversion, or the result cannot fit.
+        """
+        if representation in ("dense", "lowrank"):
+            matrix = self.to_dense()
+            whole = Dense(matrix) if representation == "dense" else LowRank(square_root(matrix))
+            return self._of({self.space.names: whole}, ["all"], representation)
+        layouts = self.origin.layouts
+        layers = {self.members[name]: block for name, block in self.blocks.items()}
+        if list(self.blocks) == ["all"]:
+            layers = by_layer(self.space, layouts, self.to_dense())
+        found = {
+            members: converted(block, representation, layouts.get(members))
+            for members, block in layers.items()
+        }
+        if representation == "ekfac" and not any(isinstance(b, EKFAC) for b in found.values()):
+            raise InputError(
+                f"representation: {self.representation!r} has no Kronecker factors; convert a "
+                "'kfac' metric, or compute 'ekfac' from the data"
+            )
+        return self._of(found, block_names(list(found)), representation)
+
+    def _of(
+        self, blocks: Mapping[Members, Block], names: Sequence[str], representation: str
+    ) -> BlockMetric:
+        by_name = dict(zip(names, blocks.values(), strict=True))
+        members = dict(zip(names, blocks, strict=True))
+        return BlockMetric(self.space, self.origin, representation, by_name, members)
+
+    def save(self, path: str | Path) -> None:
+        """Write the metric to a safetensors file; `Metric.load` reads it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write(path, self.representation, self.space, self.origin, self.blocks, self.members)
+
     def to_dense(self) -> Tensor:
         check_dense_fits(self.space, "to_dense")
         out = self.space.zeros((self.space.size,)).flat
@@ -247,6 +550,22 @@ class BlockMetric(Metric):
             rows = places if isinstance(places, slice) else places.unsqueeze(1)
             out[rows, places] = block.to_dense()
         return out
+
+
+def kinds_of(blocks: Mapping[str, Block]) -> str:
+    """The representation that blocks of these kinds make."""
+    kinds = sorted({block.kind for block in blocks.values()})
+    if kinds == ["dense"]:
+        return "dense" if len(blocks) == 1 else "block"
+    return " and ".join(kinds)
+
+
+def places_of(space: ParameterSpace, names: Sequence[str]) -> slice | Tensor:
+    """Where the entries of parameters stand in a flat vector; a slice if they adjoin."""
+    slices = [space.slices[name] for name in names]
+    if all(one.stop == next_.start for one, next_ in pairwise(slices)):
+        return slice(slices[0].start, slices[-1].stop)
+    return torch.cat([torch.arange(s.start, s.stop, device=space.device) for s in slices])
 
 
 def check_dense_fits(space: ParameterSpace, what: str) -> None:

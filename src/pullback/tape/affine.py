@@ -14,6 +14,7 @@ gradient of a sample is the product `g a^T` over positions.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,23 @@ class AffineLayout:
         kernel = self.weight[2:]
         return (*kernel, self.inputs // math.prod(kernel))
 
+    def uncorrelated(self, inputs: Float[Tensor, "g ii ii"]) -> Float[Tensor, "g ii ii"]:
+        """Second moments of patches without those between different points of the kernel.
+
+        What is left is one matrix over channels, the mean over points, repeated at each of them;
+        and the bias by itself.
+        """
+        kernel = math.prod(self._patch[:-1])
+        patches = inputs[:, : self.inputs, : self.inputs]
+        apart = patches.unflatten(2, (kernel, -1)).unflatten(1, (kernel, -1))
+        channels = apart.diagonal(dim1=1, dim2=3).mean(-1)  # (G, C, C)
+        out = torch.zeros_like(inputs)
+        for group, one in enumerate(channels):
+            out[group, : self.inputs, : self.inputs] = torch.block_diag(*[one] * kernel)
+        if self.bias:
+            out[:, -1, -1] = inputs[:, -1, -1]
+        return out
+
     def weight_of(self, rows: Shaped[Tensor, "*b g o i"]) -> Tensor:
         """Values for each weight in the weight's own shape, (..., *weight)."""
         lead = rows.shape[:-3]
@@ -205,6 +223,13 @@ class AffineUse(Use):
             return self.window.patches(x.to(self.dtype))
         flat = x.to(self.dtype).reshape(len(x), -1, x.shape[-1])  # (n, t, i)
         return flat.permute(2, 0, 1).unsqueeze(0)
+
+    def reduced(self) -> AffineUse:
+        """The use with its inputs averaged over positions, as of a layer with one position."""
+        use = copy.copy(self)
+        use.release()
+        use.a = self.a.mean(-1, keepdim=True)
+        return use
 
     @cached_property
     def _position_gram(self) -> Float[Tensor, "g n t t"]:
@@ -368,6 +393,21 @@ class AffineUse(Use):
         if not early_left:
             products = ((samples, left.mT.unsqueeze(1) @ rows) for samples, rows in products)
         return self._sum_of_squares(products)
+
+    def squares_and_cross(
+        self, g: Gradients
+    ) -> tuple[Float[Tensor, "g o ii"], Float[Tensor, "g o ii"]]:
+        """The squares of the gradients of [W | b], and their products with those of the bias."""
+        if g[0].shape[-1] == 1:
+            squares, inputs = _squares(g)[..., 0], self.homogeneous()[..., 0]
+            return squares @ inputs.square().mT, squares @ inputs.mT
+        layout = self.layout
+        squares = self.a.new_zeros(layout.groups, layout.outputs, layout.columns)
+        cross = torch.zeros_like(squares)
+        for _, rows in self._in_cache(g, self.homogeneous()):
+            squares += rows.square().sum(1)
+            cross += (rows * rows[..., -1:]).sum(1)
+        return squares, cross
 
     def homogeneous(self) -> Float[Tensor, "g ii n t"]:
         """The inputs with the coordinate of the bias, if there is one."""

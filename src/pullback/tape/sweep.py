@@ -2,7 +2,7 @@
 
     for step in sweep.steps("diagonal"):
         for part in step.parts():
-            ... part.diagonal() ...
+            ... part.diagonal ...
 
 Every structured quantity is such a loop. A `Part` is the contribution of parameters that belong
 together because they are used together; where a parameter is used more than once, its gradient is
@@ -41,6 +41,7 @@ class Part:
         """The parameters concerned."""
         return tuple(dict.fromkeys(name for use in self.uses for name in use.names))
 
+    @cached_property
     def per_sample(self) -> dict[str, Float[Tensor, "k n *shape"]]:
         """The gradient of each sample and cotangent, summed over uses."""
         total: dict[str, Tensor] = {}
@@ -49,17 +50,18 @@ class Part:
                 total[name] = total[name] + value if name in total else value
         return total
 
+    @cached_property
     def diagonal(self) -> dict[str, Tensor]:
         """Squared gradients, summed over samples and cotangents, by parameter."""
         if len(self.uses) == 1:
             return self.uses[0].diagonal(self.gradients[0])
-        return contractions.diagonal(self.per_sample())
+        return contractions.diagonal(self.per_sample)
 
     def squared_norm(self) -> Float[Tensor, " n"]:
         """The squared norm of each sample's gradient, summed over cotangents."""
         if len(self.uses) == 1:
             return self.uses[0].squared_norm(self.gradients[0])
-        return contractions.squared_norm(self.per_sample())
+        return contractions.squared_norm(self.per_sample)
 
 
 @dataclass(frozen=True)

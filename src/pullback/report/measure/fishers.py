@@ -25,7 +25,7 @@ def fisher_numbers(model: nn.Module, samples: Subset, state: str) -> FisherNumbe
     assert isinstance(metric, BlockMetric)
     layers = []
     for name, block in metric.blocks.items():
-        eigenvalues = block.eigenvalues()
+        eigenvalues = block.eigenvalues().sort(descending=True).values
         layers.append(
             FisherLayer(
                 name=name,

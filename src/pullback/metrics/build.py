@@ -1,0 +1,261 @@
+"""From a sweep of gradients to a metric: which parameters form a block, and of which kind.
+
+One pass feeds the sums of all blocks; blocks that need a second one (EKFAC's scales, along
+eigenvectors that the first pass finds) get it together. A kind applies to a layer, so a mixture is
+no special case: "kfac" is the rule that takes KFAC where it is defined and full blocks elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+
+from pullback.autodiff import add_pull_
+from pullback.cotangents import Source
+from pullback.errors import InputError
+from pullback.metrics.block import Block
+from pullback.metrics.dense import Dense
+from pullback.metrics.kronecker import EKFAC, KFAC, nearest_kronecker
+from pullback.metrics.metric import BlockMetric, places_of
+from pullback.metrics.origin import block_names, layouts_of, origin_of
+from pullback.metrics.sums import (
+    DenseSum,
+    DiagonalSum,
+    EigenbasisSum,
+    KroneckerSum,
+    LowRankSum,
+    QuasiDiagonalSum,
+    Sum,
+)
+from pullback.parameters import ROOT, ParameterSpace, ParameterVector, by_owner, owner_of
+from pullback.tape.affine import AffineLayout
+from pullback.tape.sweep import Part, Sweep
+
+# What a layer's block can be. The words after the hyphen say how KFAC treats shared positions, or
+# that its factors are the nearest ones instead of the second moments.
+LAYERWISE = (
+    "block",
+    "diagonal",
+    "quasidiagonal",
+    "lowrank",
+    *(
+        f"{name}{how}"
+        for name in ("kfac", "ekfac")
+        for how in ("", "-reduce", "-uncorrelated", "-nearest")
+    ),
+)
+WHOLE = ("dense", "lowrank")
+KRONECKER = ("kfac", "ekfac")
+
+Rule = str | Mapping[type[nn.Module], str] | Callable[[str, nn.Module], str]
+
+
+@dataclass
+class Unit:
+    """A block that is to be built.
+
+    Attributes:
+        members: its parameters.
+        kind: what it is to be.
+        layout: how a weight and a bias form matrices, if the block is those of an affine layer or
+            of a normalisation.
+    """
+
+    members: tuple[str, ...]
+    kind: str
+    layout: AffineLayout | None
+
+    def sum(self, space: ParameterSpace, memory: int | None) -> Sum:
+        """The empty sums of the first pass."""
+        kind, _, how = self.kind.partition("-")
+        if kind == "diagonal":
+            return DiagonalSum(space)
+        if kind == "quasidiagonal" and self.layout is not None:
+            return QuasiDiagonalSum(space, self.layout)
+        if kind == "lowrank":
+            return LowRankSum(space)
+        if kind in ("kfac", "ekfac") and how != "nearest":
+            assert self.layout is not None
+            return KroneckerSum(space, self.layout, how or "expand")
+        return DenseSum(space, memory)
+
+    def block(self, total: Sum, samples: int) -> Block:
+        """The block of the first pass."""
+        block = total.block(samples)
+        if self.kind.endswith("-nearest"):
+            assert isinstance(block, Dense) and self.layout is not None
+            return nearest_kronecker(block.matrix, self.layout)
+        return block
+
+
+def build(
+    sweep: Sweep,
+    representation: Rule,
+    basis: BlockMetric | None = None,
+    group: distributed.ProcessGroup | None = None,
+) -> BlockMetric:
+    """The metric of a sweep's gradients.
+
+    Args:
+        sweep: the network, the data and the cotangents.
+        representation: the kind of every layer's block.
+        basis: an earlier metric, whose eigenvectors EKFAC takes over instead of finding its own.
+        group: processes whose sweeps go over shards of one data set.
+    """
+    space = sweep.network.space
+    units = units_of(sweep, representation)
+    if group is not None:
+        _check_same(units, group)
+    eigen = [name for name, unit in units.items() if unit.kind.startswith("ekfac")]
+    sums = {
+        name: unit.sum(space.part(unit.members), sweep.memory)
+        for name, unit in units.items()
+        if basis is None or name not in eigen
+    }
+    blocks: dict[str, Block] = {}
+    if sums:
+        _fill(sweep, sums, "metric", group)
+        blocks = {name: units[name].block(total, sweep.samples) for name, total in sums.items()}
+        sums.clear()
+    if eigen:
+        bases = {
+            name: _eigenbasis(name, blocks if basis is None else basis.blocks) for name in eigen
+        }
+        second = {
+            name: EigenbasisSum(space.part(units[name].members), bases[name]) for name in eigen
+        }
+        _fill(sweep, second, "EKFAC scales", group)
+        blocks |= {name: total.block(sweep.samples) for name, total in second.items()}
+    if isinstance(sweep.source, Source) and sweep.source.estimator == "centred":
+        mean = mean_gradient(sweep, group).flat
+        for name, unit in units.items():
+            blocks[name] = blocks[name].centred(mean[places_of(space, unit.members)])
+    return BlockMetric(
+        space,
+        origin_of(sweep),
+        representation if isinstance(representation, str) else "mixed",
+        {name: blocks[name] for name in units},
+        {name: unit.members for name, unit in units.items()},
+    ).check_finite()
+
+
+def mean_gradient(sweep: Sweep, group: distributed.ProcessGroup | None = None) -> ParameterVector:
+    """The mean over samples of `J^T u`, where there is one cotangent u for each."""
+    network, draws = sweep.network, sweep.source.open()
+    total, samples = network.space.zeros(), 0
+    for batch in sweep.batches:
+        cotangents = draws.next(network(batch), batch.targets)
+        add_pull_(total, network, cotangents.part(0, 1)[0], batch)
+        samples += len(batch)
+    counts = torch.tensor([samples])
+    if group is not None:
+        distributed.all_reduce(total.flat, group=group)
+        distributed.all_reduce(counts, group=group)
+    return total / int(counts)
+
+
+def _eigenbasis(name: str, blocks: Mapping[str, Block]) -> EKFAC:
+    block = blocks.get(name)
+    if isinstance(block, KFAC):
+        return block.eigenbasis
+    if isinstance(block, EKFAC):
+        return block
+    raise InputError(
+        f"basis: its block {name!r} has no Kronecker eigenvectors; give an EKFAC metric"
+    )
+
+
+def _check_same(units: Mapping[str, Unit], group: distributed.ProcessGroup) -> None:
+    """Raise InputError where processes would add up different things."""
+    own = [(name, unit.members, unit.kind) for name, unit in units.items()]
+    everyone: list[object] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(everyone, own, group=group)
+    if any(other != own for other in everyone):
+        raise InputError(
+            "group: the processes found different blocks; give all of them the same model, and "
+            "shards in whose first batch every layer is used alike"
+        )
+
+
+def _fill(
+    sweep: Sweep,
+    sums: Mapping[str, Sum],
+    description: str,
+    group: distributed.ProcessGroup | None,
+) -> None:
+    """One pass over the data, and over the shards of all processes."""
+    kept = sum(total.kept for total in sums.values())
+    concerned: dict[str, list[str]] = {}
+    for name, total in sums.items():
+        for parameter in total.space.names:
+            concerned.setdefault(parameter, []).append(name)
+    for step in sweep.steps(description, rows=kept):
+        parts: dict[str, list[Part]] = {}
+        for part in step.parts():
+            for name in dict.fromkeys(n for p in part.names for n in concerned.get(p, ())):
+                parts.setdefault(name, []).append(part)
+        for name, mine in parts.items():
+            sums[name].add(mine, step.fresh)
+    if group is not None:
+        for total in sums.values():
+            total.reduce(group)
+        counts = torch.tensor([sweep.samples])
+        distributed.all_reduce(counts, group=group)
+        sweep.samples = int(counts)
+
+
+def units_of(sweep: Sweep, representation: Rule) -> dict[str, Unit]:
+    """The blocks by name, in the order of the parameters."""
+    plan, space = sweep.plan, sweep.network.space
+    if isinstance(representation, str) and representation in WHOLE:
+        return {"all": Unit(space.names, representation, None)}
+    kind_of = _rule(representation, dict(sweep.network.module.named_modules()))
+    layouts = layouts_of(plan, space)
+    units: list[Unit] = []
+    for members, layout in layouts.items():
+        kind = kind_of(owner_of(members[0]))
+        factored = kind.startswith(KRONECKER) and members in plan.affine
+        if factored or (kind == "quasidiagonal" and layout.bias):
+            units.append(Unit(members, kind, layout))
+    taken = {name for unit in units for name in unit.members}
+    for owner, names in by_owner(n for n in space.names if n not in taken).items():
+        kind = kind_of(owner)
+        if kind.startswith(KRONECKER):
+            kind = "block"
+        elif kind == "quasidiagonal":
+            kind = "diagonal"
+        units.append(Unit(names, kind, None))
+    order = {name: place for place, name in enumerate(space.names)}
+    units.sort(key=lambda unit: order[unit.members[0]])
+    titles = block_names([unit.members for unit in units])
+    return dict(zip(titles, units, strict=True))
+
+
+def _rule(representation: Rule, modules: Mapping[str, nn.Module]) -> Callable[[str], str]:
+    """From a module's name to the kind of its block.
+
+    Raises:
+        InputError: (when called) the kind does not exist.
+    """
+
+    def kind_of(owner: str) -> str:
+        module = modules["" if owner == ROOT else owner]
+        if isinstance(representation, str):
+            kind = representation
+        elif isinstance(representation, Mapping):
+            kinds = [kind for of, kind in representation.items() if isinstance(module, of)]
+            kind = kinds[0] if kinds else "block"
+        else:
+            kind = representation(owner, module)
+        if kind not in LAYERWISE:
+            raise InputError(
+                f"representation: no {kind!r}; for a layer there are {', '.join(LAYERWISE)}, for "
+                f"all parameters together {', '.join(WHOLE)} and implicit"
+            )
+        return kind
+
+    return kind_of
