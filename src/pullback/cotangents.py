@@ -167,7 +167,8 @@ class Draws:
             InputError: the empirical version is asked for and there are no targets, or they do not
                 fit the likelihood; or the likelihood cannot supply what the estimator needs.
         """
-        source, likelihood = self.source, self.source.likelihood
+        source = self.source
+        likelihood = source.likelihood.given(targets)
         if source.estimator == "exact":
             return _exact(likelihood, outputs)
         if source.estimator in ("empirical", "centred"):

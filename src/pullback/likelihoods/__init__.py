@@ -8,6 +8,7 @@ gradients at labels drawn from the model, the gradient at the true label.
     lambda out: Poisson(out[:, 0].exp())  any function from outputs to a distribution: gradients by
                                           autograd (`predictive.py`), M where the Fisher information
                                           of the class is registered (`information.py`)
+    Loss(function)                        the curvature of any loss (`loss.py`)
 
 A new output metric is a subclass of `Likelihood` with a name, or `register_information`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from pullback.errors import InputError
 from pullback.likelihoods.base import REGISTRY, Likelihood
 from pullback.likelihoods.information import Information, information_of, register_information
+from pullback.likelihoods.loss import Loss
 from pullback.likelihoods.named import Bernoulli, Categorical, Euclidean, Gaussian, Poisson
 from pullback.likelihoods.predictive import DistributionOf, Predictive
 
@@ -28,6 +30,7 @@ __all__ = [
     "Gaussian",
     "Information",
     "Likelihood",
+    "Loss",
     "Poisson",
     "Predictive",
     "information_of",

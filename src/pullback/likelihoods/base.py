@@ -32,6 +32,10 @@ class Likelihood(ABC):
         if "name" in vars(cls):
             REGISTRY[cls.name] = cls
 
+    def given(self, targets: Tensor | None) -> Likelihood:
+        """The likelihood at these targets, where its output metric depends on them."""
+        return self
+
     @abstractmethod
     def rank(self, outputs: int) -> int:
         """How many exact cotangents there are, at most, for that many outputs."""

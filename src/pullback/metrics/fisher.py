@@ -41,7 +41,8 @@ def fisher(
             the natural parameters of the likelihood (logits, means).
         data: a tensor, a pair (inputs, targets) or an iterable of batches; n samples in all.
         likelihood: "categorical", "bernoulli", "gaussian", "poisson" or "euclidean"; a `Likelihood`
-            (`likelihoods.Categorical(positions=T)` for a class at each of T positions); or a
+            (`likelihoods.Categorical(positions=T)` for a class at each of T positions,
+            `likelihoods.Loss(f)` for the generalised Gauss-Newton matrix of any loss); or a
             function from outputs to a `torch.distributions.Distribution` of batch shape (n,), such
             as `lambda out: Normal(out[:, 0], out[:, 1].exp())`.
         representation: of all parameters together "dense" (d^2 numbers), "lowrank" (n times the
