@@ -81,3 +81,47 @@ class TestIterations:
         metric.iterations = 2
         with pytest.raises(pb.InputError, match=r"damping.*conjugate gradients"):
             metric.solve(metric.space.randn(), damping=1e-9)
+
+
+class TestEstimates:
+    """What random vectors estimate, with its error."""
+
+    @pytest.mark.parametrize("case", CASES[::25], ids=str)
+    def test_the_norm_is_within_four_standard_errors(self, case: Case) -> None:
+        found = metric_of("implicit", case).norm(samples=60, seed=1)
+        expected = float(case.fisher(case.likelihood).norm())
+        assert abs(found.value - expected) <= 4 * found.stderr + 1e-12
+        assert found.samples == 60
+
+    @pytest.mark.parametrize("case", CASES[::25], ids=str)
+    def test_the_determinant_is_within_four_standard_errors(self, case: Case) -> None:
+        dense = case.fisher(case.likelihood)
+        found = metric_of("implicit", case).logdet(damping=0.1, samples=40, seed=2)
+        eye = torch.eye(len(dense), dtype=dense.dtype)
+        expected = float(torch.logdet(dense + 0.1 * eye))
+        assert abs(found.value - expected) <= 4 * found.stderr + 1e-8
+
+    def test_more_vectors_give_smaller_errors(self) -> None:
+        metric = metric_of("implicit", CASES[0])
+        few, many = (metric.norm(samples=n).stderr for n in (10, 160))
+        assert many < few / 2
+
+    def test_the_spectral_density_has_the_moments_of_the_spectrum(self) -> None:
+        dense = CASES[0].fisher(CASES[0].likelihood)
+        nodes, weights = metric_of("implicit", CASES[0]).spectral_density(samples=60)
+        assert_agree(weights.sum(1), torch.ones(60, dtype=weights.dtype))
+        for power in (1, 2):
+            draws = (weights * nodes**power).sum(1)
+            expected = torch.linalg.eigvalsh(dense).pow(power).mean()
+            error = draws.std() / 60**0.5
+            assert abs(float(draws.mean() - expected)) <= 4 * float(error)
+
+    @pytest.mark.parametrize("quantity", ["norm", "logdet", "spectral_density"])
+    def test_one_vector_has_no_error(self, quantity: str) -> None:
+        with pytest.raises(pb.InputError, match="samples"):
+            getattr(metric_of("implicit", CASES[0]), quantity)(samples=1)
+
+    def test_another_representation_by_another_pass(self) -> None:
+        metric = metric_of("implicit", CASES[0])
+        expected = measured(CASES[0], "ekfac")
+        assert_agree(metric.to("ekfac").to_dense(), expected.to_dense())
