@@ -285,7 +285,8 @@ class BlockConformance(MetricConformance):
             return
         values, vectors = torch.linalg.eigh(self.damped(dense, damping))
         expected = (vectors * values.clamp(min=0).pow(exponent)) @ vectors.T
-        assert_agree(metric.power(exponent, damping).to_dense(), expected, 1e-7)
+        # The root of an eigenvalue that is zero but for rounding is the root of that rounding.
+        assert_agree(metric.power(exponent, damping).to_dense(), expected, 1e-6)
 
     def test_inverse(self, metric: pb.Metric, dense: Tensor) -> None:
         if self.functions:

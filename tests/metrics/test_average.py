@@ -13,7 +13,7 @@ from tests.entries import batches_of, measured, network_of
 
 CLOSED = ["dense", "block", "diagonal", "quasidiagonal", "lowrank", "kfac"]
 # Where a layer is used otherwise from one shard to the next, its blocks are of other kinds.
-SHARDED = [case for case in CASES[::6] if not {"moved", "routed"} & {*case.name.split()}]
+SHARDED = [case for case in CASES[::6] if not {"moved", "routed", "token"} & {*case.name.split()}]
 
 
 def shards_of(case: Case, representation: str, **options: object) -> list[pb.Metric]:
