@@ -511,3 +511,17 @@ class TestCentred:
     def test_it_needs_targets(self) -> None:
         with pytest.raises(pb.InputError, match="targets"):
             pb.fisher(nn.Linear(3, 2), torch.zeros(4, 3), estimator="centred")
+
+
+def test_a_penalty_can_be_trained() -> None:
+    """Elastic weight consolidation: the gradient of v F v / 2 by the parameters is F v."""
+    module, anchor = nn.Linear(3, 2).double(), nn.Linear(3, 2).double()
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for representation in ("dense", "diagonal", "kfac", "ekfac", "quasidiagonal"):
+        metric = pb.fisher(anchor, x, representation=representation)
+        start = pb.ParameterVector.from_model(anchor)
+        move = metric.space.vector(dict(module.named_parameters())) - start
+        module.zero_grad()
+        (move @ metric @ move / 2).backward()
+        expected = metric @ (pb.ParameterVector.from_model(module) - start)
+        assert_agree(pb.ParameterVector.from_gradients(module).flat, expected.flat)

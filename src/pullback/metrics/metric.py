@@ -76,7 +76,11 @@ class Metric(ABC):
     @overload
     def __matmul__(self, other: Metric) -> Product: ...
     def __matmul__(self, other: ParameterVector | Metric) -> ParameterVector | Product:
-        """The product with a vector, with each of a batch of them, or with another metric."""
+        """The product with a vector, with each of a batch of them, or with another metric.
+
+        Autograd goes through it: with `v = space.vector(dict(model.named_parameters())) - anchor`,
+        `v @ F @ v` is a penalty that trains (elastic weight consolidation).
+        """
         if isinstance(other, Metric):
             return Product(self, other)
         if not isinstance(other, ParameterVector):
@@ -129,7 +133,10 @@ class Metric(ABC):
     def sample_inverse(
         self, damping: int | float = 1e-3, seed: int = 0, batch: Sequence[int] = ()
     ) -> ParameterVector:
-        """Samples of N(0, (F + damping I)^-1), as a Laplace posterior needs them.
+        """Samples of N(0, (F + damping I)^-1).
+
+        F is a mean over samples. A Laplace posterior adds n samples to a prior of precision delta,
+        `N(w, (n F + delta I)^-1)`: take `sample_inverse(delta / n) / n**0.5`.
 
         Raises:
             InputError: the damping is negative or too small.
