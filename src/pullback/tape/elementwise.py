@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -63,10 +64,18 @@ class ScaleUse(Use):
         count = self._x.get()[0].numel()
         return count, count
 
+    @cached_property
+    def _normalised(self) -> Float[Tensor, "e n t"]:
+        """The normalised input, for all cotangents."""
+        return self._laid_out(self._normalise(self._x.get()))
+
+    def release(self) -> None:
+        self.__dict__.pop("_normalised", None)
+
     def per_sample(self, g: Gradients) -> dict[str, Tensor]:
         out = {}
         if self.weight is not None:
-            x = self._laid_out(self._normalise(self._x.get()))
+            x = self._normalised
             out[self.weight] = self._per_parameter([sum_over_positions(one * x) for one in g])
         if self.bias is not None:
             out[self.bias] = self._per_parameter([sum_over_positions(one) for one in g])

@@ -175,8 +175,9 @@ class Plan:
             few = min(batch, FEWEST_SAMPLES)
             affordable = (memory // few - inputs) // max(1, gradients)
             at_once = max(1, min(cotangents, affordable))
-        samples = memory // max(1, inputs + gradients * at_once)
-        return max(1, min(batch, samples)), at_once
+        samples = max(1, min(batch, memory // max(1, inputs + gradients * at_once)))
+        pieces = -(-batch // samples)
+        return -(-batch // pieces), at_once  # equal pieces: a small one is slow
 
 
 def inspect(
