@@ -189,11 +189,12 @@ def _fill(
 ) -> None:
     """One pass over the data, and over the shards of all processes."""
     kept = sum(total.kept for total in sums.values())
+    squares = all(isinstance(total, DiagonalSum) for total in sums.values())
     concerned: dict[str, list[str]] = {}
     for name, total in sums.items():
         for parameter in total.space.names:
             concerned.setdefault(parameter, []).append(name)
-    for step in sweep.steps(description, rows=kept):
+    for step in sweep.steps(description, rows=kept, squares=squares):
         parts: dict[str, list[Part]] = {}
         for part in step.parts():
             for name in dict.fromkeys(n for p in part.names for n in concerned.get(p, ())):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pullback.linalg import add_gram_, sum_over_positions
 from pullback.parameters import accumulation_dtype
-from pullback.tape.use import Gradients, SavedInput, Use
+from pullback.tape.use import Gradients, SavedInput, Squares, Use
 
 # Bytes of per-sample gradients made at a time where only a sum over them is wanted. On a CPU they
 # stay in the second-level cache and no fresh memory has to be mapped; a GPU wants large products.
@@ -252,6 +252,10 @@ class AffineUse(Use):
         return channels.permute(1, 2, 0, 3)
 
     @property
+    def factorises(self) -> bool:
+        return self._positions(self._x.get()) == 1
+
+    @property
     def floats(self) -> tuple[int, int]:
         layout, positions = self.layout, self._positions(self._x.get())
         return layout.groups * layout.inputs * positions, layout.groups * layout.outputs * positions
@@ -434,6 +438,8 @@ def _by_sample(values: Float[Tensor, "g c n t"]) -> Float[Tensor, "g n c t"]:
 
 def _squares(g: Gradients) -> Float[Tensor, "g o n t"]:
     """The squares, summed over cotangents."""
+    if isinstance(g, Squares):
+        return g[0]
     total = torch.zeros_like(g[0])
     for one in g:
         total.addcmul_(one, one)

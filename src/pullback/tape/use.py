@@ -27,6 +27,10 @@ from pullback.errors import InputError
 Gradients = list[Tensor]
 
 
+class Squares(list[Tensor]):
+    """In place of gradients, the sum of their squares over cotangents: a list of one tensor."""
+
+
 class Use(ABC):
     """Parameters used once by one operation on one batch.
 
@@ -52,6 +56,11 @@ class Use(ABC):
     @abstractmethod
     def floats(self) -> tuple[int, int]:
         """Numbers kept for one sample: of the input, and of the gradient for each cotangent."""
+
+    @property
+    def factorises(self) -> bool:
+        """Whether squared norm and diagonal take no more than the squares of the gradients."""
+        return False
 
     def release(self) -> None:
         """Forget what was derived from the input; it is made again when asked for."""
