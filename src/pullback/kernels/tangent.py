@@ -63,7 +63,9 @@ def tangent_kernel(
     """
     network = Network.of(model)
     source = ReadOut(_combination(outputs))
-    sweep = Sweep(network, Batches(x, network.device), source, memory, progress)
+    # Half, because features of all samples are kept besides.
+    half = max(1, working_memory(memory, network.device) // 2)
+    sweep = Sweep(network, Batches(x, network.device), source, half, progress)
     others = None if y is None else Batches(y, network.device)
     return sweep.settled(lambda: _kernel(sweep, others, outputs, by_layer))
 
