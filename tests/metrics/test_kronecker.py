@@ -20,6 +20,7 @@ SEVERAL = [case for case in CASES if case.c > 1 and not case.repeated]
 class TestAlgebraOfKfac(BlockConformance):
     representation = "kfac"
     split = True
+    sums = differences = False
 
 
 class TestAlgebraOfEkfac(BlockConformance):

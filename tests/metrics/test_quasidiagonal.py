@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 import pullback as pb
 from tests.cases import CASES, Case, named
-from tests.checks import assert_agree
-from tests.entries import measured
-from tests.metrics.conformance import BlockConformance, check_covariance, metric_of, support
+from tests.metrics.conformance import (
+    BlockConformance,
+    check_covariance,
+    check_on_the_twin,
+    metric_of,
+)
 
 
 class TestAlgebra(BlockConformance):
@@ -63,11 +66,4 @@ def normalisation() -> pb.Metric:
 @pytest.mark.parametrize("estimator", ["exact", "empirical"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_on_the_grid(case: Case, estimator: str) -> None:
-    likelihood = case.likelihood
-    if estimator == "exact":
-        expected = case.fisher(likelihood)
-    else:
-        expected = case.empirical_fisher(likelihood)
-    metric = measured(case, "quasidiagonal", estimator=estimator)
-    room = support(metric.space, metric, "quasidiagonal")
-    assert_agree(metric.to_dense(), torch.where(room, expected, 0.0))
+    check_on_the_twin(case, "quasidiagonal", estimator)
