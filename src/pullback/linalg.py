@@ -29,6 +29,8 @@ def add_gram_(total: Float[Tensor, "*g r r"], rows: Float[Tensor, "*g r s"]) -> 
         target = total[..., start:stop, :stop]
         if rows.ndim == 2:
             target.addmm_(left, right)
+        elif len(rows) == 1:  # the batched product would copy its arguments
+            target[0].addmm_(left[0], right[0])
         else:
             target.baddbmm_(left, right)
 

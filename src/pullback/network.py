@@ -10,6 +10,7 @@ module, which of its parameters are w, and which of its outputs are f:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -123,6 +124,18 @@ class Network:
                 "give Network(model, outputs=...) a read-out that returns one"
             )
         return result.to(accumulation_dtype(result.dtype))
+
+    def arranged(self) -> Network:
+        """The same function for one pass, its kernels in the memory order of its images.
+
+        They are copies, which would miss a later change of the module.
+        """
+        if not self._channels_last:
+            return self
+        network = copy.copy(self)
+        network.tensors = {n: _channels_last(t) for n, t in self.tensors.items()}
+        network.constants = {n: _channels_last(t) for n, t in self.constants.items()}
+        return network
 
     def _result(self, tensors: Mapping[str, Tensor], batch: Batch) -> object:
         # Clones, because a module may write to its buffers while it runs.

@@ -25,7 +25,7 @@ def swept(case: Case) -> tuple[Sweep, list[Part]]:
     sweep = Sweep(network, Batches(data_of(case), network.device), Source(Euclidean()))
 
     def parts() -> list[Part]:
-        return [part for step in sweep.steps("test", together=True) for part in step.parts()]
+        return [part for step in sweep.steps("test") for part in step.parts()]
 
     return sweep, sweep.settled(parts)
 

@@ -9,7 +9,7 @@ rows of some outputs at a time are made when they are needed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,10 @@ class Features(Protocol):
         """Whether no entry is NaN or infinite."""
         ...
 
+    def extend(self, more: Any) -> None:
+        """Take in those, of the same kind, of further cotangents on the same samples."""
+        ...
+
 
 class WrittenOut:
     """Features kept as they are.
@@ -66,22 +70,30 @@ class WrittenOut:
     def __init__(
         self, rows: Float[Tensor, "k n g o i"], bias: Float[Tensor, "k n b"] | None = None
     ) -> None:
-        self._rows, self._bias = rows, bias
+        self._rows, self._biases = [rows], [] if bias is None else [bias]
         self.cotangents, self.samples, groups, self.outputs, features = rows.shape
         self.width = groups * features
 
     def empty(self, *shape: int) -> Tensor:
-        return self._rows.new_empty(shape)
+        return self._rows[0].new_empty(shape)
 
     def fill(self, out: Tensor, start: int, stop: int) -> None:
-        chosen = self._rows[..., start:stop, :]
-        out.view(chosen.shape).copy_(chosen)
+        filled = 0
+        for rows in self._rows:
+            chosen = rows[..., start:stop, :]
+            out[filled : filled + len(rows)].view(chosen.shape).copy_(chosen)
+            filled += len(rows)
 
     def bias_rows(self) -> Tensor | None:
-        return self._bias
+        return torch.cat(self._biases) if self._biases else None
 
     def finite(self) -> bool:
-        return bool(self._rows.sum().isfinite())
+        return all(bool(rows.sum().isfinite()) for rows in self._rows)
+
+    def extend(self, more: WrittenOut) -> None:
+        self._rows += more._rows
+        self._biases += more._biases
+        self.cotangents += more.cotangents
 
 
 class Factored:
@@ -94,7 +106,7 @@ class Factored:
 
     def __init__(self, use: AffineUse, gradients: Gradients) -> None:
         use.release()  # every piece is kept, so its patches are not
-        self.use, self.gradients = use, gradients
+        self.use, self.gradients = use, list(gradients)
         self.cotangents, self.samples = len(gradients), gradients[0].shape[2]
         self.outputs = use.layout.outputs
         self.width = use.layout.groups * use.layout.inputs
@@ -113,6 +125,10 @@ class Factored:
 
     def finite(self) -> bool:
         return all(bool(g.sum().isfinite()) for g in self.gradients)
+
+    def extend(self, more: Factored) -> None:
+        self.gradients += more.gradients
+        self.cotangents += more.cotangents
 
 
 def features_by_owner(part: Part) -> dict[str, Features]:

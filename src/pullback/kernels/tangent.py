@@ -138,8 +138,7 @@ class _Collected:
 
 def _collected(sweep: Sweep) -> _Collected:
     parts: dict[tuple[str, tuple[str, ...]], list[Features]] = {}
-    # The kernel needs every cotangent of a sample at once, so they are not cut.
-    for step in sweep.steps("tangent features", together=True):
+    for step in sweep.steps("tangent features"):
         for part in step.parts():
             for owner, features in features_by_owner(part).items():
                 if not features.finite():
@@ -147,7 +146,11 @@ def _collected(sweep: Sweep) -> _Collected:
                         f"gradients: not finite in {owner!r}; the network's derivative is NaN or "
                         "infinite on this data"
                     )
-                parts.setdefault((owner, part.names), []).append(features)
+                pieces = parts.setdefault((owner, part.names), [])
+                if step.fresh:
+                    pieces.append(features)
+                else:
+                    pieces[-1].extend(features)
     count = sweep.source.count(sweep.plan.outputs)
     return _Collected(parts, sweep.samples, sweep.plan.outputs, count)
 

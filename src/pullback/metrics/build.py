@@ -7,7 +7,7 @@ no special case: "kfac" is the rule that takes KFAC where it is defined and full
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -181,6 +181,10 @@ def _check_same(units: Mapping[str, Unit], group: distributed.ProcessGroup) -> N
         )
 
 
+def _names(sums: Iterable[Sum]) -> set[str]:
+    return {name for total in sums for name in total.space.names}
+
+
 def _fill(
     sweep: Sweep,
     sums: Mapping[str, Sum],
@@ -189,12 +193,13 @@ def _fill(
 ) -> None:
     """One pass over the data, and over the shards of all processes."""
     kept = sum(total.kept for total in sums.values())
-    squares = all(isinstance(total, DiagonalSum) for total in sums.values())
+    squares = _names(total for total in sums.values() if total.squares_only)
+    once = _names(total for total in sums.values() if total.inputs_once)
     concerned: dict[str, list[str]] = {}
     for name, total in sums.items():
         for parameter in total.space.names:
             concerned.setdefault(parameter, []).append(name)
-    for step in sweep.steps(description, rows=kept, squares=squares):
+    for step in sweep.steps(description, rows=kept, squares=squares, once=once):
         parts: dict[str, list[Part]] = {}
         for part in step.parts():
             for name in dict.fromkeys(n for p in part.names for n in concerned.get(p, ())):

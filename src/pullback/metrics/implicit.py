@@ -79,7 +79,7 @@ class Implicit(Operator):
 
     def _squared_norms(self) -> float:
         total = 0.0
-        for step in self._sweep.steps("trace", squares=True):
+        for step in self._sweep.steps("trace", squares=self._sweep.network.space.names):
             for part in step.parts():
                 total += float(part.squared_norm().double().sum())
         return total

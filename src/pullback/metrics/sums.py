@@ -39,9 +39,13 @@ class Sum(ABC):
 
     Attributes:
         kept: numbers that are needed for each sample and cotangent of a step.
+        squares_only: whether it takes no more than the squares of the gradients.
+        inputs_once: whether it looks at the inputs with the first cotangents alone.
     """
 
     kept = 0
+    squares_only = False
+    inputs_once = False
 
     def __init__(self, space: ParameterSpace) -> None:
         self.space = space
@@ -79,6 +83,8 @@ class Sum(ABC):
 
 class DiagonalSum(Sum):
     """The squares of the gradients."""
+
+    squares_only = True
 
     def __init__(self, space: ParameterSpace) -> None:
         super().__init__(space)
@@ -260,6 +266,8 @@ class KroneckerSum(Sum):
             uncorrelated (the SUA approximation of Grosse and Martens 2016).
     """
 
+    inputs_once = True
+
     def __init__(self, space: ParameterSpace, layout: AffineLayout, sharing: str) -> None:
         super().__init__(space)
         self.layout, self.sharing = layout, sharing
@@ -271,11 +279,13 @@ class KroneckerSum(Sum):
         for part in parts:
             for use, g in zip(part.uses, part.gradients, strict=True):
                 assert isinstance(use, AffineUse)
-                if self.sharing == "reduce":
-                    use = use.reduced()
-                    g = [one.sum(-1, keepdim=True) for one in g]
+                reduce = self.sharing == "reduce"
                 if fresh:
-                    self.positions += use.add_input_gram_(self.inputs)
+                    seen = use.reduced() if reduce else use
+                    self.positions += seen.add_input_gram_(self.inputs)
+                    use.release()
+                if reduce:
+                    g = [one.sum(-1, keepdim=True) for one in g]
                 use.add_gradient_gram_(self.outputs, g)
 
     def tensors(self) -> list[Tensor]:

@@ -35,7 +35,7 @@ from pullback.tape.use import Gradients, Squares, Unforeseen, Use, connected
 # So many samples show which dimension they are, and whether they stay in order.
 ENOUGH_SAMPLES = 3
 # A step takes fewer cotangents at a time rather than fewer samples than this.
-FEWEST_SAMPLES = 16
+FEWEST_SAMPLES = 64
 
 
 class _Root(torch.autograd.Function):
@@ -125,6 +125,21 @@ def _leaves(arguments: Any) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
+class Floats:
+    """How many numbers a use of parameters keeps for one sample.
+
+    Attributes:
+        names: the parameters.
+        inputs: numbers of what went in.
+        gradients: numbers of what comes back, for each cotangent.
+    """
+
+    names: tuple[str, ...]
+    inputs: int
+    gradients: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What `inspect` found: how each parameter's gradients are computed.
 
@@ -137,7 +152,7 @@ class Plan:
         vmapped: whether the generic way can take all samples at once.
         outputs: number of outputs c.
         affine: the weights, with their biases, that only affine operations use, and their layout.
-        floats: numbers kept for one sample: of inputs, and of gradients for each cotangent.
+        floats: what is kept for one sample, of each use.
     """
 
     samples: int
@@ -148,36 +163,33 @@ class Plan:
     vmapped: bool
     outputs: int
     affine: dict[tuple[str, ...], AffineLayout]
-    floats: tuple[int, int]
+    floats: tuple[Floats, ...]
 
-    def chunk(
+    def capacity(
         self,
-        batch: int,
         cotangents: int,
         memory: int,
         itemsize: int,
         rows: int = 0,
-        together: bool = False,
+        once: Collection[str] = (),
     ) -> tuple[int, int]:
-        """How many samples and how many cotangents to take at a time within the memory.
+        """How many samples, with how many cotangents, the memory holds at a time.
 
         Args:
-            batch: how many samples there are.
             cotangents: how many cotangents there are.
             memory: bytes.
             itemsize: bytes of a number.
             rows: further numbers that the caller keeps for each sample and cotangent.
-            together: whether the cotangents must not be cut.
+            once: parameters of which the inputs are not kept for further cotangents.
         """
-        inputs, gradients = self.floats[0] * itemsize, (self.floats[1] + rows) * itemsize
-        at_once = cotangents
-        if not together:  # rather than single samples, take fewer cotangents
-            few = min(batch, FEWEST_SAMPLES)
-            affordable = (memory // few - inputs) // max(1, gradients)
-            at_once = max(1, min(cotangents, affordable))
-        samples = max(1, min(batch, memory // max(1, inputs + gradients * at_once)))
-        pieces = -(-batch // samples)
-        return -(-batch // pieces), at_once  # equal pieces: a small one is slow
+        kept = sum(use.inputs for use in self.floats if not set(use.names) <= set(once))
+        passing = max((use.inputs for use in self.floats if set(use.names) <= set(once)), default=0)
+        inputs = max(1, kept + passing) * itemsize
+        gradients = (sum(use.gradients for use in self.floats) + rows) * itemsize
+        # Rather than fewer samples than some, take fewer cotangents.
+        affordable = (memory // FEWEST_SAMPLES - inputs) // max(1, gradients)
+        at_once = max(1, min(cotangents, affordable))
+        return max(1, memory // (inputs + gradients * at_once)), at_once
 
 
 def inspect(
@@ -218,9 +230,10 @@ def inspect(
         uses.append(GenericUse(network, generic, few, vmapped))
     found = {name: use.way for use in uses for name in use.names}
     together = [[uses[member] for member in group] for group in connected(uses)]
-    kept = [use.floats for use in uses]
+    kept = [Floats(use.names, *use.floats) for use in uses]
     # A parameter with several uses is summed over them in its per-sample form.
-    kept += [(0, network.space.floats(group[0].names)) for group in together if len(group) > 1]
+    summed = [group[0].names for group in together if len(group) > 1]
+    kept += [Floats(names, 0, network.space.floats(names)) for names in summed]
     return Plan(
         samples=len(few),
         ways={name: found.get(name, "unused") for name in network.space.names},
@@ -230,7 +243,7 @@ def inspect(
         vmapped=vmapped,
         outputs=outputs.shape[1],
         affine={group[0].names: group[0].layout for group in together if only_affine(group)},
-        floats=(sum(f[0] for f in kept), sum(f[1] for f in kept)),
+        floats=tuple(kept),
     )
 
 
@@ -319,6 +332,7 @@ class Tape:
         up at once stays in cache, which makes the backward passes of small layers a third quicker.
         """
         columns: list[Gradients] = [[] for _ in self.uses]
+        totals: dict[int, Tensor] = {}
         for u in cotangents if self._edges else ():
             gradients: Sequence[Tensor | None] = [None] * len(self._edges)
             if self._outputs.requires_grad:
@@ -326,14 +340,15 @@ class Tape:
                     self._outputs, self._edges, u, retain_graph=True, allow_unused=True
                 )
             for place, (g, shape) in enumerate(zip(gradients, self._shapes, strict=True)):
-                raw = u.new_zeros(shape) if g is None else g
-                laid_out = self.uses[place].lay_out(raw)
+                raw = u.new_zeros(shape) if g is None else g.to(u.dtype)
                 if place not in squared:
-                    columns[place].append(laid_out)
-                elif not columns[place]:
-                    columns[place] = Squares([laid_out.square()])
+                    columns[place].append(self.uses[place].lay_out(raw))
+                elif place in totals:
+                    totals[place].addcmul_(raw, raw)
                 else:
-                    columns[place][0].addcmul_(laid_out, laid_out)
+                    totals[place] = raw.square()
+        for place, total in totals.items():
+            columns[place] = Squares([self.uses[place].lay_out(total)])
         if len(self.uses) > len(self._edges):  # the generic use takes the cotangents themselves
             columns[-1] = list(cotangents)
         return columns

@@ -11,7 +11,7 @@ the sum over its uses, which only the per-sample form can express.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -19,7 +19,7 @@ from typing import TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.batches import Batches, tracked, working_memory
+from pullback.batches import Batches, joined, tracked, working_memory
 from pullback.cotangents import CotangentSource
 from pullback.network import Network, undisturbed
 from pullback.tape import use as contractions
@@ -137,43 +137,50 @@ class Sweep:
                     self.plan = inspect(self.network, batch, known, vmapped)
 
     def steps(
-        self, description: str, rows: int = 0, together: bool = False, squares: bool = False
+        self,
+        description: str,
+        rows: int = 0,
+        squares: Collection[str] = (),
+        once: Collection[str] = (),
     ) -> Iterator[Step]:
         """One pass over the data.
 
         Args:
             description: the name of the stage, for the progress bar.
             rows: numbers that the caller keeps for each sample and cotangent of a step.
-            together: whether a step has to hold every cotangent of its samples.
-            squares: whether squared norms and diagonals are all that is asked of the parts.
+            squares: parameters of which squared norms and diagonals are all that is asked.
+            once: parameters of which the inputs are asked for with the first cotangents alone.
         """
-        plan, network, source = self.plan, self.network, self.source
+        plan, source = self.plan, self.source
+        network = self.network.arranged()
         memory = working_memory(self.memory, network.device)
         draws = source.open()
         self.samples = 0
+        itemsize, cotangents = network.space.dtype.itemsize, source.count(plan.outputs)
+        most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once)
+        given = tracked(self.batches, description, self.batches.count, self.progress)
         with undisturbed():
-            for batch in tracked(self.batches, description, self.batches.count, self.progress):
-                itemsize = network.space.dtype.itemsize
-                size, at_once = plan.chunk(
-                    len(batch), source.count(plan.outputs), memory, itemsize, rows, together
-                )
-                for piece in batch.split(size):
+            for batch in joined(given, most):
+                pieces = -(-len(batch) // most)
+                for piece in batch.split(-(-len(batch) // pieces)):  # equal: a small one is slow
                     tape = Tape(network, piece, plan)
-                    cotangents = draws.next(tape.outputs, piece.targets)
+                    drawn = draws.next(tape.outputs, piece.targets)
                     for use in tape.uses:
-                        use.cotangents = len(cotangents)
+                        use.cotangents = len(drawn)
                     self.samples += len(piece)
                     first = self.samples - len(piece)
-                    squared = _squarable(tape.uses) if squares else set()
-                    for start in range(0, len(cotangents), at_once):
-                        chosen = slice(start, min(start + at_once, len(cotangents)))
-                        gradients = tape.gradients(
-                            cotangents.part(chosen.start, chosen.stop), squared
-                        )
+                    squared = _squarable(tape.uses, squares)
+                    for start in range(0, len(drawn), at_once):
+                        chosen = slice(start, min(start + at_once, len(drawn)))
+                        gradients = tape.gradients(drawn.part(chosen.start, chosen.stop), squared)
                         yield Step(tape.uses, gradients, first, len(piece), chosen)
 
 
-def _squarable(uses: Sequence[Use]) -> set[int]:
-    """The places of uses of which the squares of the gradients are enough."""
+def _squarable(uses: Sequence[Use], names: Collection[str]) -> set[int]:
+    """The places of uses, of parameters among those named, that need no more than squares."""
+    if not names:
+        return set()
     alone = {members[0] for members in connected(uses) if len(members) == 1}
-    return {place for place in alone if uses[place].factorises}
+    return {
+        place for place in alone if uses[place].factorises and set(uses[place].names) <= set(names)
+    }
