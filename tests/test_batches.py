@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pullback as pb
-from pullback.batches import Batches, as_batch
+from pullback.batches import Batch, Batches, after, as_batch, joined
 from tests.cases import CASES, Case, named
 from tests.checks import assert_agree
 from tests.entries import REPRESENTATIONS, batches_of, data_of, measured, network_of
@@ -264,3 +264,67 @@ class TestBatch:
     def test_a_module_without_inputs_that_are_tensors_is_refused(self) -> None:
         with pytest.raises(pb.InputError, match="data"):
             pb.fisher(nn.Linear(2, 2), [{"text": ["a", "b"]}])
+
+
+def joining(batches: list[Batch], samples: int) -> list[Batch]:
+    return list(joined(iter(batches), samples))
+
+
+class TestJoining:
+    @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=12), most=st.integers(1, 20))
+    def test_the_samples_stay_in_order_and_the_batches_within_bounds(
+        self, sizes: list[int], most: int
+    ) -> None:
+        values = torch.arange(sum(sizes))
+        whole = [Batch((part,), {"y": 2 * part}, -part) for part in values.split(sizes)]
+        found = joining(whole, most)
+        assert torch.equal(torch.cat([batch.args[0] for batch in found]), values)
+        assert torch.equal(torch.cat([batch.kwargs["y"] for batch in found]), 2 * values)
+        assert all(torch.equal(b.targets, -b.args[0]) for b in found if b.targets is not None)
+        assert all(len(batch) <= max(most, *sizes) for batch in found)
+
+    def test_as_many_as_fit_are_joined(self) -> None:
+        batches = [Batch((torch.zeros(2, 3),)) for _ in range(7)]
+        assert [len(batch) for batch in joining(batches, 6)] == [6, 6, 2]
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            Batch((torch.zeros(2, 4),)),
+            Batch((torch.zeros(2, 3, dtype=torch.float64),)),
+            Batch((torch.zeros(2, 3),), {"scale": 2.0}),
+            Batch((torch.zeros(2, 3), torch.zeros(2))),
+            Batch((torch.zeros(2, 3),), {}, torch.zeros(2)),
+            Batch((torch.zeros(2, 3), torch.zeros(5))),
+        ],
+        ids=["width", "precision", "argument", "inputs", "targets", "no samples in front"],
+    )
+    def test_batches_that_differ_stay_apart(self, other: Batch) -> None:
+        assert [len(batch) for batch in joining([Batch((torch.zeros(2, 3),)), other], 9)] == [2, 2]
+
+    def test_arguments_that_are_no_samples_have_to_be_equal(self) -> None:
+        scaled = [Batch((torch.zeros(2, 3),), {"scale": scale}) for scale in (1.0, 1.0, 2.0)]
+        assert [batch.kwargs["scale"] for batch in joining(scaled, 9)] == [1.0, 2.0]
+
+    @pytest.mark.parametrize("representation", ["dense", "kfac", "ekfac"])
+    def test_a_loader_may_write_every_batch_into_the_same_memory(self, representation: str) -> None:
+        class Reusing:
+            def __iter__(self) -> Iterator[Tensor]:
+                place = torch.empty_like(X[:1])
+                for row in X:
+                    yield place.copy_(row.unsqueeze(0))
+
+        network = network_of(CASE)
+        found = pb.fisher(network, Reusing(), representation=representation)
+        expected = pb.fisher(network, X, representation=representation)
+        assert_agree(found.to_dense(), expected.to_dense())
+
+
+def test_leaving_out_the_beginning() -> None:
+    batches = [Batch((part,)) for part in torch.arange(7).split(3)]
+    for count in range(9):
+        rest = [int(x) for batch in after(iter(batches), count) for x in batch.args[0]]
+        begun = [
+            int(x) for batch in Batches(torch.arange(7), CPU).first(count) for x in batch.args[0]
+        ]
+        assert begun + rest == list(range(7))

@@ -179,6 +179,22 @@ class Batches:
         if empty:
             raise InputError("data: no samples; the loader is empty")
 
+    def first(self, samples: int) -> Iterator[Batch]:
+        """So many samples from the beginning, or all if there are fewer."""
+        for batch in self:
+            if samples <= 0:
+                return
+            yield batch.take(0, samples)
+            samples -= len(batch)
+
+
+def after(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """The batches without that many samples at their beginning."""
+    for batch in batches:
+        if samples < len(batch):
+            yield batch.take(samples, len(batch)) if samples else batch
+        samples = max(0, samples - len(batch))
+
 
 def joined(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
     """The same samples in fewer batches: neighbours that are alike, up to so many samples.
@@ -187,11 +203,15 @@ def joined(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
     """
     held: list[Batch] = []
     for batch in batches:
-        if held and (sum(map(len, held)) + len(batch) > samples or not _alike(held[0], batch)):
+        room = samples - sum(map(len, held))
+        if held and (len(batch) > room or not _alike(held[0], batch)):
             yield _join(held)
+            held, room = [], samples
+        if 2 * len(batch) > room:  # the next one would not fit
+            yield _join([*held, batch])
             held = []
-        # A copy, because a loader may write its next batch into the same memory.
-        held.append(batch.map(torch.clone) if 2 * len(batch) <= samples else batch)
+        else:  # a copy, because a loader may write its next batch into the same memory
+            held.append(batch.map(torch.clone))
     if held:
         yield _join(held)
 

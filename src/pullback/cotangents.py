@@ -99,8 +99,8 @@ class CotangentSource(Protocol):
         """How many cotangents, hence backward passes, there are for that many outputs."""
         ...
 
-    def open(self) -> Pass:
-        """Start one pass over the data; every pass sees the same cotangents."""
+    def open(self, first: int = 0) -> Pass:
+        """Start one pass, `first` samples into the data; every pass sees the same cotangents."""
         ...
 
 
@@ -147,9 +147,9 @@ class Source:
             return self.likelihood.rank(outputs)
         return self.samples if self.estimator in ("sketched", "sampled") else 1
 
-    def open(self) -> Draws:
-        """Start one pass over the data; every pass sees the same draws."""
-        return Draws(self, torch.Generator().manual_seed(self.seed), self.first)
+    def open(self, first: int = 0) -> Draws:
+        """Start one pass, `first` samples into the data; every pass sees the same draws."""
+        return Draws(self, torch.Generator().manual_seed(self.seed), self.first + first)
 
 
 @dataclass
@@ -238,7 +238,7 @@ class ReadOut:
         """How many combinations there are."""
         return outputs if self.outputs is None else 1
 
-    def open(self) -> ReadOut:
+    def open(self, first: int = 0) -> ReadOut:
         """Start one pass; there is nothing to keep."""
         return self
 

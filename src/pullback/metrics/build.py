@@ -9,23 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import nn
 
-from pullback.autodiff import add_pull_
 from pullback.cotangents import Source
 from pullback.errors import InputError
 from pullback.metrics.block import Block
+from pullback.metrics.checkpoint import Checkpoint
 from pullback.metrics.dense import Dense
 from pullback.metrics.kronecker import EKFAC, KFAC, nearest_kronecker
 from pullback.metrics.metric import BlockMetric, places_of
 from pullback.metrics.origin import block_names, layouts_of, origin_of
 from pullback.metrics.sums import (
+    BlockSum,
     DenseSum,
     DiagonalSum,
     EigenbasisSum,
+    GradientSum,
     KroneckerSum,
     LowRankSum,
     QuasiDiagonalSum,
@@ -34,6 +38,7 @@ from pullback.metrics.sums import (
 from pullback.parameters import ROOT, ParameterSpace, ParameterVector, by_owner, owner_of
 from pullback.tape.affine import AffineLayout
 from pullback.tape.sweep import Part, Sweep
+from pullback.tape.use import Unforeseen
 
 # What a layer's block can be. The words after the hyphen say how KFAC treats shared positions, or
 # that its factors are the nearest ones instead of the second moments.
@@ -50,6 +55,7 @@ LAYERWISE = (
 )
 WHOLE = ("dense", "lowrank")
 KRONECKER = ("kfac", "ekfac")
+MEAN = "mean gradient"
 
 Rule = str | Mapping[type[nn.Module], str] | Callable[[str, nn.Module], str]
 
@@ -69,7 +75,7 @@ class Unit:
     kind: str
     layout: AffineLayout | None
 
-    def sum(self, space: ParameterSpace, memory: int | None) -> Sum:
+    def sum(self, space: ParameterSpace, memory: int | None) -> BlockSum:
         """The empty sums of the first pass."""
         kind, _, how = self.kind.partition("-")
         if kind == "diagonal":
@@ -83,7 +89,7 @@ class Unit:
             return KroneckerSum(space, self.layout, how or "expand")
         return DenseSum(space, memory)
 
-    def block(self, total: Sum, samples: int) -> Block:
+    def block(self, total: BlockSum, samples: int) -> Block:
         """The block of the first pass."""
         block = total.block(samples)
         if self.kind.endswith("-nearest"):
@@ -97,6 +103,7 @@ def build(
     representation: Rule,
     basis: BlockMetric | None = None,
     group: distributed.ProcessGroup | None = None,
+    checkpoint: str | Path | None = None,
 ) -> BlockMetric:
     """The metric of a sweep's gradients.
 
@@ -105,20 +112,49 @@ def build(
         representation: the kind of every layer's block.
         basis: an earlier metric, whose eigenvectors EKFAC takes over instead of finding its own.
         group: processes whose sweeps go over shards of one data set.
+        checkpoint: a folder for the sums of an interrupted computation.
     """
-    space = sweep.network.space
     units = units_of(sweep, representation)
     if group is not None:
         _check_same(units, group)
+    kept = Checkpoint(checkpoint, _identity(sweep, units))
+    kept.check(sweep)
+    try:
+        blocks = _blocks(sweep, units, basis, group, kept)
+    except Unforeseen:
+        kept.remove()  # what the sums are of is decided anew
+        raise
+    metric = BlockMetric(
+        sweep.network.space,
+        origin_of(sweep),
+        representation if isinstance(representation, str) else "mixed",
+        {name: blocks[name] for name in units},
+        {name: unit.members for name, unit in units.items()},
+    ).check_finite()
+    kept.remove()
+    return metric
+
+
+def _blocks(
+    sweep: Sweep,
+    units: Mapping[str, Unit],
+    basis: BlockMetric | None,
+    group: distributed.ProcessGroup | None,
+    kept: Checkpoint,
+) -> dict[str, Block]:
+    """The blocks of the units, after as many passes as they need."""
+    space = sweep.network.space
     eigen = [name for name, unit in units.items() if unit.kind.startswith("ekfac")]
     sums = {
         name: unit.sum(space.part(unit.members), sweep.memory)
         for name, unit in units.items()
         if basis is None or name not in eigen
     }
+    centred = isinstance(sweep.source, Source) and sweep.source.estimator == "centred"
+    mean = {MEAN: GradientSum(space)} if centred else {}
     blocks: dict[str, Block] = {}
-    if sums:
-        _fill(sweep, sums, "metric", group)
+    if sums or mean:
+        _fill(sweep, {**sums, **mean}, "metric", group, kept)
         blocks = {name: units[name].block(total, sweep.samples) for name, total in sums.items()}
         sums.clear()
     if eigen:
@@ -128,34 +164,33 @@ def build(
         second = {
             name: EigenbasisSum(space.part(units[name].members), bases[name]) for name in eigen
         }
-        _fill(sweep, second, "EKFAC scales", group)
+        _fill(sweep, second, "EKFAC scales", group, kept)
         blocks |= {name: total.block(sweep.samples) for name, total in second.items()}
-    if isinstance(sweep.source, Source) and sweep.source.estimator == "centred":
-        mean = mean_gradient(sweep, group).flat
+    for total in mean.values():
+        flat = (total.total / sweep.samples).flat
         for name, unit in units.items():
-            blocks[name] = blocks[name].centred(mean[places_of(space, unit.members)])
-    return BlockMetric(
-        space,
-        origin_of(sweep),
-        representation if isinstance(representation, str) else "mixed",
-        {name: blocks[name] for name in units},
-        {name: unit.members for name, unit in units.items()},
-    ).check_finite()
+            blocks[name] = blocks[name].centred(flat[places_of(space, unit.members)])
+    return blocks
 
 
-def mean_gradient(sweep: Sweep, group: distributed.ProcessGroup | None = None) -> ParameterVector:
-    """The mean over samples of `J^T u`, where there is one cotangent u for each."""
-    network, draws = sweep.network, sweep.source.open()
-    total, samples = network.space.zeros(), 0
-    for batch in sweep.batches:
-        cotangents = draws.next(network(batch), batch.targets)
-        add_pull_(total, network, cotangents.part(0, 1)[0], batch)
-        samples += len(batch)
-    counts = torch.tensor([samples])
-    if group is not None:
-        distributed.all_reduce(total.flat, group=group)
-        distributed.all_reduce(counts, group=group)
-    return total / int(counts)
+def mean_gradient(sweep: Sweep) -> ParameterVector:
+    """The mean over samples of `J^T u`, summed over cotangents u."""
+    total = GradientSum(sweep.network.space)
+    _fill(sweep, {MEAN: total}, "mean gradient", None, Checkpoint(None, {}))
+    return total.total / sweep.samples
+
+
+def _identity(sweep: Sweep, units: Mapping[str, Unit]) -> dict[str, Any]:
+    """What makes two computations the same, in plain values."""
+    space, source = sweep.network.space, sweep.source
+    assert isinstance(source, Source)
+    return {
+        "model": [(n, tuple(shape)) for n, shape in space.shape_of.items()] + [str(space.dtype)],
+        "representation": [(name, unit.members, unit.kind) for name, unit in units.items()],
+        "likelihood": source.likelihood.name,
+        "estimator": (source.estimator, source.samples, source.seed),
+        "parameters": [float(t.double().sum()) for t in sweep.network.tensors.values()],
+    }
 
 
 def _eigenbasis(name: str, blocks: Mapping[str, Block]) -> EKFAC:
@@ -190,22 +225,28 @@ def _fill(
     sums: Mapping[str, Sum],
     description: str,
     group: distributed.ProcessGroup | None,
+    kept: Checkpoint,
 ) -> None:
     """One pass over the data, and over the shards of all processes."""
-    kept = sum(total.kept for total in sums.values())
+    rows = sum(total.kept for total in sums.values())
     squares = _names(total for total in sums.values() if total.squares_only)
     once = _names(total for total in sums.values() if total.inputs_once)
     concerned: dict[str, list[str]] = {}
     for name, total in sums.items():
         for parameter in total.space.names:
             concerned.setdefault(parameter, []).append(name)
-    for step in sweep.steps(description, rows=kept, squares=squares, once=once):
-        parts: dict[str, list[Part]] = {}
-        for part in step.parts():
-            for name in dict.fromkeys(n for p in part.names for n in concerned.get(p, ())):
-                parts.setdefault(name, []).append(part)
-        for name, mine in parts.items():
-            sums[name].add(mine, step.fresh)
+    with kept.of(description, sums, sweep) as accumulation:
+        steps = sweep.steps(description, rows, squares, once, accumulation.samples)
+        for step in steps:
+            accumulation.begin()
+            parts: dict[str, list[Part]] = {}
+            for part in step.parts():
+                for name in dict.fromkeys(n for p in part.names for n in concerned.get(p, ())):
+                    parts.setdefault(name, []).append(part)
+            for name, mine in parts.items():
+                sums[name].add(mine, step.fresh)
+            if step.last:
+                accumulation.end(step.piece)
     if group is not None:
         for total in sums.values():
             total.reduce(group)

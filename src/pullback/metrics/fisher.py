@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.distributed as distributed
@@ -31,6 +32,7 @@ def fisher(
     progress: bool | None = None,
     basis: BlockMetric | None = None,
     group: distributed.ProcessGroup | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Metric:
     """The Fisher information matrix, `1/n sum_i J_i^T M(x_i) J_i`, in any representation.
 
@@ -67,6 +69,9 @@ def fisher(
         group: processes (of `torch.distributed`) that each give a shard of the data and all get
             the metric of the whole; with contiguous shards in the order of the ranks, the very
             draws of a single process. Not for "implicit".
+        checkpoint: a folder that keeps what an interrupted computation has done: the same call goes
+            on from there, on data in the same order. It is removed in the end. Not for "implicit",
+            nor with a group.
 
     Returns:
         The metric, a mean over samples (in nats, for a likelihood).
@@ -94,6 +99,11 @@ def fisher(
     chosen = likelihood_of(likelihood)
     source = Source(chosen, "exact" if estimator is None else estimator, samples, seed)
     batches = Batches(data, network.device)
+    if checkpoint is not None and (representation == "implicit" or group is not None):
+        raise InputError(
+            "checkpoint: 'implicit' keeps no sums, and processes of a group finish together; take "
+            "another representation, or average what each process saves (`pullback.average`)"
+        )
     if group is not None:
         if representation == "implicit":
             raise InputError("group: 'implicit' reads the data of one process; choose another")
@@ -103,7 +113,7 @@ def fisher(
         sweep.source = source.affordable(sweep.plan.outputs)
     if representation == "implicit":
         return sweep.settled(lambda: Implicit(sweep))
-    return sweep.settled(lambda: build(sweep, representation, basis, group))
+    return sweep.settled(lambda: build(sweep, representation, basis, group, checkpoint))
 
 
 def _samples_before(batches: Batches, group: distributed.ProcessGroup) -> int:

@@ -1,7 +1,7 @@
 """What the blocks of a metric need from the data, added up part by part.
 
-A `Sum` belongs to the parameters of one block. It sees, for every step of a sweep, the parts that
-concern these parameters; in the end it makes the block. Adding a representation means writing one
+A `Sum` belongs to some parameters. It sees, for every step of a sweep, the parts that concern them;
+a `BlockSum` makes a block of a metric in the end. Adding a representation means writing one
 kind of sum and one kind of block.
 """
 
@@ -32,10 +32,10 @@ REMEDY = "use 'kfac', 'ekfac', 'diagonal' or 'implicit', or select fewer paramet
 
 
 class Sum(ABC):
-    """Sums over samples and cotangents for one block.
+    """Sums over samples and cotangents for some parameters.
 
     Args:
-        space: the space of the block's parameters alone.
+        space: the space of these alone.
 
     Attributes:
         kept: numbers that are needed for each sample and cotangent of a step.
@@ -58,9 +58,14 @@ class Sum(ABC):
     def tensors(self) -> list[Tensor]:
         """The sums themselves, which add up over shards of the data."""
 
-    @abstractmethod
-    def block(self, samples: int) -> Block:
-        """The block of means over that many samples."""
+    def state(self) -> list[Tensor]:
+        """All that another object of this kind needs to go on from here."""
+        return self.tensors()
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Go on from that state."""
+        for own, saved in zip(self.tensors(), state, strict=True):
+            own.copy_(saved)
 
     def reduce(self, group: distributed.ProcessGroup) -> None:
         """Add the sums of all processes of a group, in all of them."""
@@ -81,7 +86,32 @@ class Sum(ABC):
         return torch.cat(rows, dim=2)
 
 
-class DiagonalSum(Sum):
+class GradientSum(Sum):
+    """The gradients themselves, whose mean a covariance needs."""
+
+    def __init__(self, space: ParameterSpace) -> None:
+        super().__init__(space)
+        self.total = space.zeros()
+
+    def add(self, parts: Sequence[Part], fresh: bool) -> None:
+        for part in parts:
+            for name, value in part.total().items():
+                if name in self.space.shape_of:
+                    self.total[name].add_(value)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.total.flat]
+
+
+class BlockSum(Sum):
+    """Sums that make a block of a metric."""
+
+    @abstractmethod
+    def block(self, samples: int) -> Block:
+        """The block of means over that many samples."""
+
+
+class DiagonalSum(BlockSum):
     """The squares of the gradients."""
 
     squares_only = True
@@ -103,7 +133,7 @@ class DiagonalSum(Sum):
         return Diagonal(self.total.flat / samples)
 
 
-class QuasiDiagonalSum(Sum):
+class QuasiDiagonalSum(BlockSum):
     """The squares of the gradients of weights and biases, and their products.
 
     Args:
@@ -137,7 +167,7 @@ class QuasiDiagonalSum(Sum):
         return QuasiDiagonal(self.layout, squares[..., :-1], squares[..., -1], cross[..., :-1])
 
 
-class DenseSum(Sum):
+class DenseSum(BlockSum):
     """The outer products of the gradients.
 
     Where all the parameters are those of affine uses at one position, the block of two layers is
@@ -223,7 +253,7 @@ class DenseSum(Sum):
         return layout.matrix(flat).flatten().to(self.space.device)
 
 
-class LowRankSum(Sum):
+class LowRankSum(BlockSum):
     """The gradients themselves."""
 
     def __init__(self, space: ParameterSpace) -> None:
@@ -250,11 +280,14 @@ class LowRankSum(Sum):
     def tensors(self) -> list[Tensor]:
         return self.rows
 
+    def restore(self, state: list[Tensor]) -> None:
+        self.rows = state
+
     def block(self, samples: int) -> LowRank:
         return LowRank(torch.cat(self.rows).div_(samples**0.5))
 
 
-class KroneckerSum(Sum):
+class KroneckerSum(BlockSum):
     """The Kronecker factors of one weight and its bias.
 
     Args:
@@ -298,7 +331,7 @@ class KroneckerSum(Sum):
         return KFAC(self.layout, mirror_(self.outputs) / samples, inputs)
 
 
-class EigenbasisSum(Sum):
+class EigenbasisSum(BlockSum):
     """The squares of the gradients along the eigenvectors of a Kronecker-factored block.
 
     Args:
@@ -324,6 +357,13 @@ class EigenbasisSum(Sum):
 
     def tensors(self) -> list[Tensor]:
         return [self.total]
+
+    def state(self) -> list[Tensor]:
+        return [self.total, self.basis.left, self.basis.right]
+
+    def restore(self, state: list[Tensor]) -> None:
+        self.total, left, right = state
+        self.basis = EKFAC(self.basis.layout, left, right, self.basis.scales)
 
     def block(self, samples: int) -> EKFAC:
         basis = self.basis

@@ -294,6 +294,15 @@ class AffineUse(Use):
             out[self.bias] = self.bias_rows(g)
         return out
 
+    def total(self, g: Gradients) -> dict[str, Tensor]:
+        out, summed = {}, torch.stack(g).sum(0)
+        if self.weight is not None:
+            rows = summed.flatten(2) @ self.a.flatten(2).mT
+            out[self.weight] = self.layout.weight_of(rows)
+        if self.bias is not None:
+            out[self.bias] = summed.sum((2, 3)).flatten()
+        return out
+
     def squared_norm(self, g: Gradients) -> Tensor:
         _, o, n, t = g[0].shape
         if t == 1:

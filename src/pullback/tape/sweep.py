@@ -19,7 +19,7 @@ from typing import TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.batches import Batches, joined, tracked, working_memory
+from pullback.batches import Batch, Batches, after, joined, tracked, working_memory
 from pullback.cotangents import CotangentSource
 from pullback.network import Network, undisturbed
 from pullback.tape import use as contractions
@@ -57,6 +57,14 @@ class Part:
             return self.uses[0].diagonal(self.gradients[0])
         return contractions.diagonal(self.per_sample)
 
+    def total(self) -> dict[str, Tensor]:
+        """The gradients summed over samples and cotangents, by parameter."""
+        total: dict[str, Tensor] = {}
+        for use, g in zip(self.uses, self.gradients, strict=True):
+            for name, value in use.total(g).items():
+                total[name] = total[name] + value if name in total else value
+        return total
+
     def squared_norm(self) -> Float[Tensor, " n"]:
         """The squared norm of each sample's gradient, summed over cotangents."""
         if len(self.uses) == 1:
@@ -70,15 +78,22 @@ class Step:
 
     Attributes:
         start: the position of the piece's first sample in the data.
-        samples: how many samples n the piece has.
+        piece: the samples.
         cotangents: which of the cotangents.
+        last: whether there are no more of them for this piece.
     """
 
     uses: list[Use]
     gradients: list[Gradients]
     start: int
-    samples: int
+    piece: Batch
     cotangents: slice
+    last: bool
+
+    @property
+    def samples(self) -> int:
+        """How many samples n the piece has."""
+        return len(self.piece)
 
     @property
     def fresh(self) -> bool:
@@ -142,6 +157,7 @@ class Sweep:
         rows: int = 0,
         squares: Collection[str] = (),
         once: Collection[str] = (),
+        first: int = 0,
     ) -> Iterator[Step]:
         """One pass over the data.
 
@@ -150,17 +166,18 @@ class Sweep:
             rows: numbers that the caller keeps for each sample and cotangent of a step.
             squares: parameters of which squared norms and diagonals are all that is asked.
             once: parameters of which the inputs are asked for with the first cotangents alone.
+            first: how many samples to leave out at the beginning.
         """
         plan, source = self.plan, self.source
         network = self.network.arranged()
         memory = working_memory(self.memory, network.device)
-        draws = source.open()
-        self.samples = 0
+        draws = source.open(first)
+        self.samples = first
         itemsize, cotangents = network.space.dtype.itemsize, source.count(plan.outputs)
         most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once)
         given = tracked(self.batches, description, self.batches.count, self.progress)
         with undisturbed():
-            for batch in joined(given, most):
+            for batch in joined(after(given, first), most):
                 pieces = -(-len(batch) // most)
                 for piece in batch.split(-(-len(batch) // pieces)):  # equal: a small one is slow
                     tape = Tape(network, piece, plan)
@@ -168,12 +185,13 @@ class Sweep:
                     for use in tape.uses:
                         use.cotangents = len(drawn)
                     self.samples += len(piece)
-                    first = self.samples - len(piece)
+                    start = self.samples - len(piece)
                     squared = _squarable(tape.uses, squares)
-                    for start in range(0, len(drawn), at_once):
-                        chosen = slice(start, min(start + at_once, len(drawn)))
+                    for some in range(0, len(drawn), at_once):
+                        chosen = slice(some, min(some + at_once, len(drawn)))
                         gradients = tape.gradients(drawn.part(chosen.start, chosen.stop), squared)
-                        yield Step(tape.uses, gradients, first, len(piece), chosen)
+                        last = chosen.stop == len(drawn)
+                        yield Step(tape.uses, gradients, start, piece, chosen, last)
 
 
 def _squarable(uses: Sequence[Use], names: Collection[str]) -> set[int]:

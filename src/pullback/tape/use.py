@@ -66,6 +66,10 @@ class Use(ABC):
         """Forget what was derived from the input; it is made again when asked for."""
         return
 
+    def total(self, g: Gradients) -> dict[str, Tensor]:
+        """The gradients summed over samples and cotangents, by parameter."""
+        return {name: rows.sum((0, 1)) for name, rows in self.per_sample(g).items()}
+
     def squared_norm(self, g: Gradients) -> Float[Tensor, " n"]:
         """The squared norm of each sample's gradient, summed over cotangents."""
         return squared_norm(self.per_sample(g))
