@@ -7,7 +7,7 @@ no special case: "kfac" is the rule that takes KFAC where it is defined and full
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,10 +216,6 @@ def _check_same(units: Mapping[str, Unit], group: distributed.ProcessGroup) -> N
         )
 
 
-def _names(sums: Iterable[Sum]) -> set[str]:
-    return {name for total in sums for name in total.space.names}
-
-
 def _fill(
     sweep: Sweep,
     sums: Mapping[str, Sum],
@@ -229,12 +225,12 @@ def _fill(
 ) -> None:
     """One pass over the data, and over the shards of all processes."""
     rows = sum(total.kept for total in sums.values())
-    squares = _names(total for total in sums.values() if total.squares_only)
-    once = _names(total for total in sums.values() if total.inputs_once)
     concerned: dict[str, list[str]] = {}
     for name, total in sums.items():
         for parameter in total.space.names:
             concerned.setdefault(parameter, []).append(name)
+    squares = {p for p, names in concerned.items() if all(sums[n].squares_only for n in names)}
+    once = {p for p, names in concerned.items() if all(sums[n].inputs_once for n in names)}
     with kept.of(description, sums, sweep) as accumulation:
         steps = sweep.steps(description, rows, squares, once, accumulation.samples)
         for step in steps:
