@@ -177,7 +177,8 @@ class Sweep:
         most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once)
         given = tracked(self.batches, description, self.batches.count, self.progress)
         with undisturbed():
-            for batch in joined(after(given, first), most):
+            # Half of what fits stays nearer to the caches.
+            for batch in joined(after(given, first), most // 2):
                 pieces = -(-len(batch) // most)
                 for piece in batch.split(-(-len(batch) // pieces)):  # equal: a small one is slow
                     tape = Tape(network, piece, plan)
