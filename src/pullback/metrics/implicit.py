@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pullback.autodiff import add_pull_, add_push_pull_
-from pullback.batches import Batch, all_finite, tracked
+from pullback.batches import Batch, all_finite
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
 from pullback.metrics.build import build, mean_gradient
@@ -43,8 +43,9 @@ class Implicit(Operator):
         draws = sweep.source.open()
         total = self.space.zeros(flat.shape[:-1])
         samples = 0
-        for batch in tracked(sweep.batches, "product", sweep.batches.count, sweep.progress):
-            add_product_(total, sweep.network, flat, batch, draws)
+        batches, network = sweep.whole_batches("product"), sweep.network.arranged()
+        for batch in batches:
+            add_product_(total, network, flat, batch, draws)
             samples += len(batch)
         if not all_finite(total.flat):
             raise InputError("gradients or vector: not finite, so neither is the product")

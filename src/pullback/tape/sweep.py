@@ -175,10 +175,9 @@ class Sweep:
         self.samples = first
         itemsize, cotangents = network.space.dtype.itemsize, source.count(plan.outputs)
         most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once)
-        given = tracked(self.batches, description, self.batches.count, self.progress)
         with undisturbed():
             # Half of what fits stays nearer to the caches.
-            for batch in joined(after(given, first), most // 2):
+            for batch in joined(after(self.tracked(description), first), most // 2):
                 pieces = -(-len(batch) // most)
                 for piece in batch.split(-(-len(batch) // pieces)):  # equal: a small one is slow
                     tape = Tape(network, piece, plan)
@@ -193,6 +192,16 @@ class Sweep:
                         gradients = tape.gradients(drawn.part(chosen.start, chosen.stop), squared)
                         last = chosen.stop == len(drawn)
                         yield Step(tape.uses, gradients, start, piece, chosen, last)
+
+    def tracked(self, description: str) -> Iterator[Batch]:
+        """The batches, with a progress bar."""
+        return tracked(self.batches, description, self.batches.count, self.progress)
+
+    def whole_batches(self, description: str) -> Iterator[Batch]:
+        """The batches with small ones joined, for one forward and one backward pass each."""
+        memory = working_memory(self.memory, self.network.device)
+        most, _ = self.plan.capacity(1, memory, self.network.space.dtype.itemsize)
+        return joined(self.tracked(description), most // 2)
 
 
 def _squarable(uses: Sequence[Use], names: Collection[str]) -> set[int]:
