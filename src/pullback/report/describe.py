@@ -31,12 +31,14 @@ def about() -> dict[str, str]:
         own = version("pullback")
     except PackageNotFoundError:
         own = "not installed"
+    threads = torch.get_num_threads()
     return {
         "pullback": own,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "system": f"{platform.system()} {platform.machine()}, "
+        f"{threads} thread{'s' if threads > 1 else ''}",
         "date": date.today().isoformat(),
     }
 
