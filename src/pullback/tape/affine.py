@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,6 +193,7 @@ class AffineUse(Use):
         shape: the weight's shape.
         x: the operation's input, with the samples in front.
         window: how a convolution cuts its input, None for a linear layer.
+        front: what brings the samples of the operation's output to the front.
     """
 
     def __init__(
@@ -202,8 +203,9 @@ class AffineUse(Use):
         shape: torch.Size,
         x: Tensor,
         window: Window | None,
+        front: Callable[[Tensor], Tensor] = lambda output: output,
     ) -> None:
-        self.weight, self.bias, self.window = weight, bias, window
+        self.weight, self.bias, self.window, self._front = weight, bias, window, front
         self.names = tuple(name for name in (weight, bias) if name is not None)
         groups, transposed = (window.groups, window.transposed) if window else (1, False)
         self.layout = AffineLayout(shape, groups, transposed, bias is not None)
@@ -244,7 +246,7 @@ class AffineUse(Use):
         self._projected = None
 
     def lay_out(self, gradient: Tensor) -> Float[Tensor, "g o n t"]:
-        gradient = gradient.to(self.dtype)
+        gradient = self._front(gradient.to(self.dtype))
         if self.window is None:
             rows = gradient.reshape(len(gradient), -1, gradient.shape[-1])  # (n, t, o)
             return rows.permute(2, 0, 1).unsqueeze(0)

@@ -29,7 +29,8 @@ from pullback.errors import InputError
 from pullback.network import Network, agree_but_for_rounding, check_finite_outputs
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.generic import GenericUse, can_vmap
-from pullback.tape.rules import RULES, interference
+from pullback.tape.placement import Placement, in_front, placements
+from pullback.tape.rules import COMPOSED, RULES, interference
 from pullback.tape.use import Gradients, Squares, Unforeseen, Use, connected
 
 # So many samples show which dimension they are, and whether they stay in order.
@@ -54,8 +55,16 @@ class _Root(torch.autograd.Function):
 class _Recorder(TorchFunctionMode):
     """Collects the uses of parameters while a module runs."""
 
-    def __init__(self, tensors: dict[str, Tensor], samples: int, generic: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        samples: int,
+        generic: Collection[str],
+        placements: Mapping[str, Placement],
+    ) -> None:
         super().__init__()
+        self.placements = placements
+        self.seen: list[tuple[str, torch.Size]] = []  # inputs whose samples may be anywhere
         self.names = {id(tensor): name for name, tensor in tensors.items()}
         self.samples = samples
         self.generic = set(generic)
@@ -77,6 +86,9 @@ class _Recorder(TorchFunctionMode):
         reason = interference(func, args, kwargs)
         if reason is not None:
             raise InputError(f"model: {reason}; call model.eval() first")
+        if func in COMPOSED:
+            with self:
+                return COMPOSED[func](*args, **kwargs)
         result = func(*args, **kwargs)
         taken = self._taken((args, kwargs))
         if not taken or not torch.is_grad_enabled():
@@ -97,11 +109,21 @@ class _Recorder(TorchFunctionMode):
         if func not in RULES:
             return set()
         site = RULES[func](*args, **kwargs)
-        if site is None or len(site.samples) != self.samples or id(site.samples) in self.names:
+        if site is None or id(site.samples) in self.names:
             return set()
         weight, bias = (self.names.get(id(part)) for part in (site.weight, site.bias))
         weight, bias = (None if name in self.generic else name for name in (weight, bias))
-        if weight is None and bias is None:
+        named = weight or bias
+        if named is None:
+            return set()
+        if site.moved is not None:
+            self.seen.append((named, site.samples.shape))
+            placement = self.placements.get(named, 0)
+            if in_front(site.samples, placement, self.samples) is None:
+                return set()
+            if placement != 0:
+                site = site.moved(lambda t: _moved(t, placement, self.samples))
+        if len(site.samples) != self.samples:
             return set()
         if not result.requires_grad:
             _Root.apply(result, self._anchor)  # type: ignore[no-untyped-call]
@@ -111,6 +133,12 @@ class _Recorder(TorchFunctionMode):
         self.edges.append(get_gradient_edge(result))
         self.shapes.append(result.shape)
         return set(use.names)
+
+
+def _moved(tensor: Tensor, placement: Placement, samples: int) -> Tensor:
+    moved = in_front(tensor, placement, samples)
+    assert moved is not None  # as for the input, so for the output
+    return moved
 
 
 def _leaves(arguments: Any) -> Iterator[Any]:
@@ -149,6 +177,8 @@ class Plan:
         uses: how many uses with a rule each parameter has.
         generic: the parameters that take the generic way.
         reasons: for these, the operation that has no rule.
+        placements: parameters of linear layers whose samples are not the first dimension, and where
+            they are.
         vmapped: whether the generic way can take all samples at once.
         outputs: number of outputs c.
         affine: the weights, with their biases, that only affine operations use, and their layout.
@@ -160,6 +190,7 @@ class Plan:
     uses: dict[str, int]
     generic: tuple[str, ...]
     reasons: dict[str, str]
+    placements: dict[str, Placement]
     vmapped: bool
     outputs: int
     affine: dict[tuple[str, ...], AffineLayout]
@@ -208,22 +239,35 @@ def inspect(
             shape (n, c).
     """
     few = batch.take(0, min(ENOUGH_SAMPLES, len(batch)))
-    recorder, outputs = _run(network, few, ())
-    reasons = {**recorder.unruled, **(known or {})}
+    recorder, outputs = _run(network, few)
+    placed: dict[str, Placement] = {}
+    reasons = dict(known or {})
     if len(few) > 1:
         # Another number of samples and, where that makes a difference, another order.
         other = [1, 0] if len(few) > 2 else [0]
-        again, shuffled = _run(network, few.map(lambda t: _chosen(t, other, len(few))), ())
+        chosen = few.map(lambda t: _chosen(t, other, len(few)))
+        again, shuffled = _run(network, chosen)
         if not agree_but_for_rounding(outputs[other], shuffled):
             raise InputError(
                 "model: its outputs are random, or the output for one sample depends on the others "
                 "in the batch, so no sample has a function of its own; put it in evaluation mode"
             )
+        options = _options(recorder, again)
+        while options:  # until what is tried is right, or there is nothing more to try
+            placed = {name: places[0] for name, places in options.items()}
+            recorder, _ = _run(network, few, (), placed)
+            again, _ = _run(network, chosen, (), placed)
+            wrong = [n for n in _misplaced(recorder, again, other) if len(options.get(n, ())) > 1]
+            if not wrong:
+                break
+            for name in wrong:
+                options[name].pop(0)
         reasons.update(again.unruled)
         reasons.update(_misplaced(recorder, again, other))
+    reasons = {**recorder.unruled, **reasons}
     generic = tuple(name for name in network.space.names if name in reasons)
     if reasons:
-        recorder, outputs = _run(network, few, generic)
+        recorder, outputs = _run(network, few, generic, placed)
     uses = list(recorder.uses)
     if generic:
         vmapped = vmapped and can_vmap(network, generic, few, outputs.shape[1])
@@ -240,6 +284,7 @@ def inspect(
         uses=_counts(recorder.uses, network.space.names),
         generic=generic,
         reasons=reasons,
+        placements=placed,
         vmapped=vmapped,
         outputs=outputs.shape[1],
         affine={group[0].names: group[0].layout for group in together if only_affine(group)},
@@ -247,8 +292,14 @@ def inspect(
     )
 
 
-def _run(network: Network, batch: Batch, generic: Sequence[str]) -> tuple[_Recorder, Tensor]:
-    with torch.enable_grad(), _Recorder(network.tensors, len(batch), generic) as recorder:
+def _run(
+    network: Network,
+    batch: Batch,
+    generic: Collection[str] = (),
+    placed: Mapping[str, Placement] | None = None,
+) -> tuple[_Recorder, Tensor]:
+    recorder = _Recorder(network.tensors, len(batch), generic, placed or {})
+    with torch.enable_grad(), recorder:
         outputs = network.forward(network.tensors, batch)
     check_finite_outputs(outputs)
     return recorder, outputs
@@ -256,6 +307,17 @@ def _run(network: Network, batch: Batch, generic: Sequence[str]) -> tuple[_Recor
 
 def _chosen(tensor: Tensor, samples: Sequence[int], size: int) -> Tensor:
     return tensor[samples] if tensor.ndim > 0 and len(tensor) == size else tensor
+
+
+def _options(run: _Recorder, again: _Recorder) -> dict[str, list[Placement]]:
+    """Where the samples of linear layers can be, if not in front."""
+    if [name for name, _ in run.seen] != [name for name, _ in again.seen]:
+        return {}
+    found: dict[str, list[Placement]] = {}
+    for (name, one), (_, other) in zip(run.seen, again.seen, strict=True):
+        places = placements(one, other, (run.samples, again.samples))
+        found[name] = [place for place in found.get(name, places) if place in places]
+    return {name: places for name, places in found.items() if places not in ([], [0])}
 
 
 def _misplaced(run: _Recorder, again: _Recorder, samples: Sequence[int]) -> dict[str, str]:
@@ -308,7 +370,7 @@ class Tape:
     def __init__(self, network: Network, batch: Batch, plan: Plan) -> None:
         if plan.samples < min(len(batch), ENOUGH_SAMPLES):
             raise Unforeseen({}, batch=batch)
-        recorder, outputs = _run(network, batch, plan.generic)
+        recorder, outputs = _run(network, batch, plan.generic, plan.placements)
         changed = {
             name: recorder.unruled.get(name, "operations that differ between batches")
             for name, count in _counts(recorder.uses, network.space.names).items()

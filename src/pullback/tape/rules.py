@@ -11,6 +11,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,12 +33,15 @@ class Site:
         samples: the tensor whose first dimension has to be the samples.
         weight, bias: the tensors in the places of parameters.
         make: the use, from the names of weight and bias.
+        moved: the same call with the samples of its input brought to the front by a function,
+            where they may be elsewhere.
     """
 
     samples: Tensor
     weight: Tensor | None
     bias: Tensor | None
     make: Callable[[str | None, str | None], Use]
+    moved: Callable[[Callable[[Tensor], Tensor]], Site] | None = None
 
 
 Rule = Callable[..., Site | None]
@@ -57,12 +62,29 @@ def rule(*operations: Callable[..., object]) -> Callable[[Rule], Rule]:
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Site | None:
     if input.ndim < 2 or weight.ndim != 2:
         return None
-    return Site(
-        input,
-        weight,
-        bias,
-        lambda w, b: AffineUse(w, b, weight.shape, input, None),
+
+    def moved(front: Callable[[Tensor], Tensor]) -> Site:
+        x = front(input)
+        return Site(
+            x, weight, bias, lambda w, b: AffineUse(w, b, weight.shape, x, None, front), moved
+        )
+
+    return moved(lambda x: x)
+
+
+def _looked_into(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch that shows the operations it consists of, not itself, to a mode."""
+    assert isinstance(function, FunctionType)
+    names = {**function.__globals__, "has_torch_function": lambda _: False}
+    opened = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
+
+
+# Attention projects its inputs by linear layers, whose rule is worth having.
+COMPOSED = {F.multi_head_attention_forward: _looked_into(F.multi_head_attention_forward)}
 
 
 def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
