@@ -38,7 +38,7 @@ class Case:
         build: makes the module and the inputs; called under a fixed seed.
         readout: turns what the module returns into (n, c).
         indirect: layers whose weight does not reach a linear operation as it is, with the samples
-            in front and its own bias; they have no Kronecker form, their blocks are dense.
+            in their order and its own bias; they have no Kronecker form, their blocks are dense.
         free: owners of parameters for which no form is prescribed, dense or Kronecker.
         repeated: whether Kronecker factors have repeated eigenvalues, so that EKFAC is not unique.
     """
@@ -416,7 +416,7 @@ def _() -> tuple[nn.Module, Inputs]:
 # --- which dimension is the sample --------------------------------------------------------------
 
 
-@case("samples folded into positions", indirect=("first",))
+@case("samples folded into positions")
 def _() -> tuple[nn.Module, Inputs]:
     def function(m: nn.Module, x: Tensor) -> Tensor:
         hidden = m.first(x.reshape(-1, x.shape[-1])).tanh()
@@ -425,7 +425,7 @@ def _() -> tuple[nn.Module, Inputs]:
     return Apply(function, first=nn.Linear(3, 4), second=nn.Linear(4, 3)), torch.randn(N, 4, 3)
 
 
-@case("samples folded behind positions", indirect=("first",))
+@case("samples folded behind positions")
 def _() -> tuple[nn.Module, Inputs]:
     def function(m: nn.Module, x: Tensor) -> Tensor:
         steps = x.transpose(0, 1)
@@ -440,12 +440,12 @@ def time_first(m: nn.Module, x: Tensor) -> Tensor:
     return m.second(m.first(x.transpose(0, 1)).tanh().cumsum(0)).square().mean(0)
 
 
-@case("time before samples", indirect=("first", "second"))
+@case("time before samples")
 def _() -> tuple[nn.Module, Inputs]:
     return Apply(time_first, first=nn.Linear(3, 4), second=nn.Linear(4, 3)), torch.randn(N, 4, 3)
 
 
-@case("time before samples and as many steps as samples", indirect=("first", "second"))
+@case("time before samples and as many steps as samples")
 def _() -> tuple[nn.Module, Inputs]:
     return Apply(time_first, first=nn.Linear(3, 4), second=nn.Linear(4, 3)), torch.randn(N, N, 3)
 
@@ -513,7 +513,7 @@ def _() -> tuple[nn.Module, Inputs]:
     return Apply(function, **parts), images(4)
 
 
-@case("time before samples and three steps", indirect=("first", "second"))
+@case("time before samples and three steps")
 def _() -> tuple[nn.Module, Inputs]:
     return Apply(time_first, first=nn.Linear(3, 4), second=nn.Linear(4, 3)), torch.randn(N, 3, 3)
 
@@ -540,7 +540,7 @@ def _() -> tuple[nn.Module, Inputs]:
     return Apply(function, first=nn.Linear(4, 5), head=nn.Linear(5, 3)), images(4)
 
 
-@case("batch repeated inside", indirect=("first",))
+@case("batch repeated inside")
 def _() -> tuple[nn.Module, Inputs]:
     def function(m: nn.Module, x: Tensor) -> Tensor:
         both = m.first(torch.cat([x, x.sin()])).tanh()
@@ -549,7 +549,7 @@ def _() -> tuple[nn.Module, Inputs]:
     return Apply(function, first=nn.Linear(4, 5), head=nn.Linear(5, 3)), images(4)
 
 
-@case("batch interleaved inside", indirect=("first",))
+@case("batch interleaved inside")
 def _() -> tuple[nn.Module, Inputs]:
     def function(m: nn.Module, x: Tensor) -> Tensor:
         scales = torch.tensor([1.0, -2.0]).repeat(len(x))[:, None]
@@ -942,7 +942,6 @@ def _() -> tuple[nn.Module, Inputs]:
 
 @case(
     "transformer encoder, norm first, time first",
-    indirect=("encoder.layers.0.linear1", "encoder.layers.0.linear2"),
     free=tuple(f"encoder.layers.0.{part}" for part in ENCODED),
 )
 def _() -> tuple[nn.Module, Inputs]:
