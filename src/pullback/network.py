@@ -5,15 +5,17 @@ module, which of its parameters are w, and which of its outputs are f:
 
     Network(model)                                           # all that require a gradient; as is
     Network(model, parameters="head.*")                      # last layer only
+    Network(model, parameters=nn.LayerNorm)                  # those of such modules
     Network(model, outputs=lambda out: out.logits[:, 0])     # a read-out of a structured output
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -27,7 +29,9 @@ from pullback.batches import Batch, all_finite
 from pullback.errors import InputError
 from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype
 
-Selection = None | str | Sequence[str] | Callable[[str, nn.Parameter], bool]
+Chosen = Callable[[str, nn.Parameter], bool]
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+Selection = None | str | Sequence[str] | Kinds | Chosen
 
 
 class Network:
@@ -38,7 +42,8 @@ class Network:
     Args:
         module: any `nn.Module`; with batch norm or dropout it has to be in evaluation mode.
         parameters: which parameters are w: None for those that require a gradient, a glob pattern
-            on names or a list of them, or a predicate `(name, parameter) -> bool`.
+            on names or a list of them, a type of modules or a tuple of types (what such modules own
+            themselves, tied parameters once), or a predicate `(name, parameter) -> bool`.
         outputs: the read-out, from what the module returns to a tensor (n, c); None where the
             module returns one.
 
@@ -53,6 +58,8 @@ class Network:
         (('1.weight', '1.bias'), 8)
         >>> network(torch.zeros(5, 4)).shape
         torch.Size([5, 2])
+        >>> pb.Network(model, parameters=torch.nn.Linear).space.size
+        23
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Network:
     ) -> None:
         _refuse_training_mode(module)
         everything = dict(module.named_parameters())
-        selected = _selector(parameters, everything)
+        selected = selector(parameters, module)
         self.module = module
         self.tensors = {n: p.detach() for n, p in everything.items() if selected(n, p)}
         if not self.tensors:
@@ -214,16 +221,48 @@ def check_finite_outputs(outputs: Tensor) -> None:
         )
 
 
-def _selector(parameters: Selection, names: Collection[str]) -> Callable[[str, nn.Parameter], bool]:
+def selector(parameters: Selection, module: nn.Module) -> Chosen:
+    """Whether a parameter of the module is among the selected, as a predicate.
+
+    Raises:
+        InputError: a pattern or the types of modules select nothing.
+    """
     if parameters is None:
         return lambda name, parameter: parameter.requires_grad
+    if is_kinds(parameters):
+        return _owned_by(parameters, module)
     if callable(parameters):
         return parameters
     patterns = [parameters] if isinstance(parameters, str) else list(parameters)
+    names = [name for name, _ in module.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"parameters: the pattern {pattern!r} selects nothing")
     return lambda name, parameter: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_kinds(parameters: object) -> TypeGuard[Kinds]:
+    """Whether it is a type of modules, or a tuple of them."""
+    types = parameters if isinstance(parameters, tuple) else (parameters,)
+    return len(types) > 0 and all(isinstance(t, type) and issubclass(t, nn.Module) for t in types)
+
+
+def _owned_by(kinds: Kinds, module: nn.Module) -> Chosen:
+    # By identity, since a tied parameter has one name and several owners.
+    owners = [part for part in module.modules() if isinstance(part, kinds)]
+    owned = {id(own) for part in owners for own in part.parameters(recurse=False)}
+    if not owned:
+        types = kinds if isinstance(kinds, tuple) else (kinds,)
+        raise InputError(
+            f"parameters: no module of type {', '.join(t.__name__ for t in types)} has parameters "
+            f"of its own; there are {', '.join(_types_with_parameters(module))}"
+        )
+    return lambda name, parameter: id(parameter) in owned
+
+
+def _types_with_parameters(module: nn.Module) -> list[str]:
+    parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
+    return sorted({type(part).__name__ for part in parts})
 
 
 def _refuse_training_mode(module: nn.Module) -> None:
