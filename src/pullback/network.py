@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from jaxtyping import Float
@@ -232,8 +232,10 @@ def selector(parameters: Selection, module: nn.Module) -> Chosen:
     if is_kinds(parameters):
         return _owned_by(parameters, module)
     if callable(parameters):
-        return parameters
-    patterns = [parameters] if isinstance(parameters, str) else list(parameters)
+        return cast(Chosen, parameters)
+    patterns = (
+        [parameters] if isinstance(parameters, str) else list(cast(Sequence[str], parameters))
+    )
     names = [name for name, _ in module.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
