@@ -101,7 +101,8 @@ def _outputs_and_change(
     """
     tensors, tangents = {**network.tensors, **leaves}, network.split(vector)
     try:
-        with forward_ad.dual_level(), _AsInReverse():
+        # A caller's `autograd.Function` turns tangents off, and would get zeros.
+        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _AsInReverse():
             moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
             outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import TypeGuard, cast
 
 import torch
@@ -27,7 +26,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pullback.batches import Batch, all_finite
 from pullback.errors import InputError
-from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype
+from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype, matching
 
 Chosen = Callable[[str, nn.Parameter], bool]
 Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
@@ -70,7 +69,7 @@ class Network:
     ) -> None:
         _refuse_training_mode(module)
         everything = dict(module.named_parameters())
-        selected = selector(parameters, module)
+        selected = _selector(parameters, module)
         self.module = module
         self.tensors = {n: p.detach() for n, p in everything.items() if selected(n, p)}
         if not self.tensors:
@@ -221,45 +220,41 @@ def check_finite_outputs(outputs: Tensor) -> None:
         )
 
 
-def selector(parameters: Selection, module: nn.Module) -> Chosen:
-    """Whether a parameter of the module is among the selected, as a predicate.
-
-    Raises:
-        InputError: a pattern or the types of modules select nothing.
-    """
+def _selector(parameters: Selection, module: nn.Module) -> Chosen:
     if parameters is None:
         return lambda name, parameter: parameter.requires_grad
     if is_kinds(parameters):
-        return _owned_by(parameters, module)
-    if callable(parameters):
+        chosen = owned_by(parameters, module, "parameters")
+    elif callable(parameters):
         return cast(Chosen, parameters)
-    patterns = (
-        [parameters] if isinstance(parameters, str) else list(cast(Sequence[str], parameters))
-    )
-    names = [name for name, _ in module.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"parameters: the pattern {pattern!r} selects nothing")
-    return lambda name, parameter: any(fnmatchcase(name, pattern) for pattern in patterns)
+    else:
+        names = [name for name, _ in module.named_parameters()]
+        chosen = matching(cast(str | Sequence[str], parameters), names, "parameters")
+    return lambda name, parameter: name in chosen
 
 
-def is_kinds(parameters: object) -> TypeGuard[Kinds]:
+def is_kinds(selection: object) -> TypeGuard[Kinds]:
     """Whether it is a type of modules, or a tuple of them."""
-    types = parameters if isinstance(parameters, tuple) else (parameters,)
+    types = selection if isinstance(selection, tuple) else (selection,)
     return len(types) > 0 and all(isinstance(t, type) and issubclass(t, nn.Module) for t in types)
 
 
-def _owned_by(kinds: Kinds, module: nn.Module) -> Chosen:
+def owned_by(kinds: Kinds, module: nn.Module, argument: str) -> set[str]:
+    """The names of the parameters that modules of some types own themselves.
+
+    Raises:
+        InputError: there are none; `argument` is what the message calls the types.
+    """
     # By identity, since a tied parameter has one name and several owners.
     owners = [part for part in module.modules() if isinstance(part, kinds)]
     owned = {id(own) for part in owners for own in part.parameters(recurse=False)}
     if not owned:
         types = kinds if isinstance(kinds, tuple) else (kinds,)
         raise InputError(
-            f"parameters: no module of type {', '.join(t.__name__ for t in types)} has parameters "
+            f"{argument}: no module of type {', '.join(t.__name__ for t in types)} has parameters "
             f"of its own; there are {', '.join(_types_with_parameters(module))}"
         )
-    return lambda name, parameter: id(parameter) in owned
+    return {name for name, parameter in module.named_parameters() if id(parameter) in owned}
 
 
 def _types_with_parameters(module: nn.Module) -> list[str]:

@@ -74,6 +74,19 @@ class TestSize:
             metric.to_dense()
 
 
+def test_products_inside_a_function_of_autograd() -> None:
+    """There torch turns tangents off, and a product was zero."""
+
+    class Times(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, flat: torch.Tensor) -> torch.Tensor:
+            return (metric @ metric.space.vector(flat)).flat
+
+    metric = metric_of("implicit", CASES[0])
+    v = metric.space.randn(seed=1)
+    assert_agree(Times.apply(v.flat), (metric @ v).flat)
+
+
 class TestIterations:
     def test_a_damping_too_small_to_converge_is_refused(self) -> None:
         case = next(case for case in CASES if case.name == "mlp")
