@@ -60,6 +60,6 @@ def test_many_parameters_are_solved_by_iteration() -> None:
     metric = pb.fisher(model, x, representation="kfac")
     v = metric.space.randn(1)
     operator = metric.to_linear_operator().add_diagonal(v.flat.new_tensor(0.1))
-    with settings.cg_tolerance(1e-10), settings.max_cg_iterations(2000):
+    with settings.cg_tolerance(1e-4), settings.max_cg_iterations(2000):
         found = operator.solve(v.flat)
-    assert_agree(found, metric.solve(v, damping=0.1).flat, 1e-4)
+    assert_agree(found, metric.solve(v, damping=0.1).flat, 1e-3)

@@ -203,8 +203,8 @@ class Metric(ABC):
         It is of the class of its structure (`DiagLinearOperator`, `DenseLinearOperator`,
         `LowRankRootLinearOperator`, `KroneckerProductLinearOperator`) for diagonals and for metrics
         of one block whose parameters come in that order, such as `metric["layer"]`. Otherwise it
-        has the metric's products, with which that library makes matrices up to 800 x 800, and
-        iterates beyond, to the tolerance of its settings.
+        has the metric's products, from which that library makes a matrix up to 800 x 800; beyond,
+        it iterates to the tolerance of its settings, where `metric.solve` may be exact.
 
         Example:
             >>> import torch, pullback as pb
