@@ -14,6 +14,17 @@ from pullback.estimates import Estimate
 from pullback.metrics.quality import Quality, SolveQuality
 from pullback.report.figures import style
 
+# What a bar measures.
+Measure = Callable[[Quality], Estimate | float]
+_ERRORS: dict[str, Measure] = {
+    "trace (0 is exact)": lambda found: abs(found.trace),
+    "v·Fv (0 is exact)": lambda found: found.quadratic,
+}
+_PRODUCTS: dict[str, Measure] = {
+    "cosine (1 is exact)": lambda found: found.cosine,
+    "residual (0 is exact)": lambda found: found.residual,
+}
+
 
 def quality_figure(found: Mapping[str, Quality]) -> Canvas:
     """Draw the quality of several representations against one reference.
@@ -48,9 +59,9 @@ def quality_figure(found: Mapping[str, Quality]) -> Canvas:
     with mpl.rc_context(style.SETTINGS):
         canvas = Canvas(figsize=(9.6, 6.2), layout="constrained")
         errors, products, cosines, residuals = canvas.subplots(2, 2).flat
-        _bars(errors, found, {"trace": lambda q: abs(q.trace), "v·Fv": lambda q: q.quadratic})
+        _bars(errors, found, _ERRORS)
         errors.set_title("Relative error of trace and v·Fv", fontsize=10, loc="left")
-        _bars(products, found, {"cosine": lambda q: q.cosine, "residual": lambda q: q.residual})
+        _bars(products, found, _PRODUCTS)
         products.set_title("Fv: cosine and residual", fontsize=10, loc="left")
         _curves(cosines, found, lambda solve: solve.cosine)
         cosines.set_title("Damped solve of (F + λ)v: cosine with v", fontsize=10, loc="left")
@@ -62,11 +73,7 @@ def quality_figure(found: Mapping[str, Quality]) -> Canvas:
     return canvas
 
 
-def _bars(
-    ax: Axes,
-    found: Mapping[str, Quality],
-    measures: Mapping[str, Callable[[Quality], Estimate | float]],
-) -> None:
+def _bars(ax: Axes, found: Mapping[str, Quality], measures: Mapping[str, Measure]) -> None:
     width = 0.84 / len(found)
     looks = style.looks(list(found))
     for position, (name, quality) in enumerate(found.items()):
