@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pullback.autodiff import add_pull_, add_push_pull_
-from pullback.batches import Batch, all_finite, tracked
+from pullback.batches import Batch, all_finite, tracked, working_memory
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
 from pullback.metrics.build import build, mean_gradient
@@ -24,6 +24,10 @@ from pullback.metrics.origin import origin_of
 from pullback.network import Network
 from pullback.parameters import ParameterVector
 from pullback.tape.sweep import Sweep
+
+# Bytes of a vector and of what it moves in a batch. Beyond, a CPU gains nothing from several
+# vectors at once: they share no cache, and what is shared no longer takes the time.
+NEAR = 4 * 2**20
 
 
 class Implicit(Operator):
@@ -44,7 +48,7 @@ class Implicit(Operator):
         total = self.space.zeros(flat.shape[:-1])
         samples = 0
         for batch in tracked(sweep.batches, "product", sweep.batches.count, sweep.progress):
-            add_product_(total, sweep.network, flat, batch, draws)
+            add_product_(total, sweep.network, flat, batch, draws, self._vectors_at_once(batch))
             samples += len(batch)
         if not all_finite(total.flat):
             raise InputError("gradients or vector: not finite, so neither is the product")
@@ -52,6 +56,15 @@ class Implicit(Operator):
         if self._mean is not None:
             found -= torch.outer((flat @ self._mean.flat).flatten(), self._mean.flat).view_as(flat)
         return found
+
+    def _vectors_at_once(self, batch: Batch) -> int:
+        """How many vectors share the passes over a batch."""
+        space, device = self.space, self.space.device
+        uses = sum(use.inputs + use.gradients for use in self._sweep.plan.floats)
+        each = (space.size + len(batch) * uses) * space.dtype.itemsize
+        if device.type == "cpu" and each > NEAR:
+            return 1
+        return max(1, working_memory(self._sweep.memory, device) // each)
 
     def sample(self, seed: int = 0, batch: Sequence[int] = ()) -> ParameterVector:
         # With as much noise as there are cotangents, `J^T M^(1/2) noise` needs no root of F.
@@ -98,8 +111,9 @@ def add_product_(
     flat: Float[Tensor, "*b d"],
     batch: Batch,
     draws: Pass,
+    at_once: int = 1,
 ) -> None:
-    """Add `J^T M J v` of one batch, summed over its samples."""
+    """Add `J^T M J v` of one batch, summed over its samples, `at_once` vectors at a time."""
     drawn: list[Cotangents] = []  # the same for every vector
 
     def metric(outputs: Tensor, change: Tensor) -> Tensor:
@@ -107,4 +121,4 @@ def add_product_(
             drawn.append(draws.next(outputs, batch.targets))
         return drawn[0].apply(change)
 
-    add_push_pull_(total, network, flat, batch, metric)
+    add_push_pull_(total, network, flat, batch, metric, at_once)
