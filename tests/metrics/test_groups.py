@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -111,6 +113,14 @@ class TestWrongGroups:
         with pytest.raises(pb.InputError, match=r"groups\['x'\].*tail"):
             measured(MLP, "block").regrouped({"x": how})  # type: ignore[attr-defined]
 
+    def test_a_group_without_patterns_is_refused(self) -> None:
+        with pytest.raises(pb.InputError, match=r"groups\['x'\]"):
+            measured(MLP, "block", groups={"x": []})
+
+    def test_what_is_neither_a_mapping_nor_a_function_is_refused(self) -> None:
+        with pytest.raises(pb.InputError, match="groups: a str"):
+            measured(MLP, "block").regrouped("0.*")  # type: ignore
+
     def test_types_that_the_module_lacks_are_named(self) -> None:
         with pytest.raises(pb.InputError, match=r"groups\['x'\].*Conv2d"):
             measured(MLP, "block", groups={"x": nn.Conv2d})
@@ -176,6 +186,13 @@ class TestRegrouped:
     def test_groups_keep_their_names_when_converted(self) -> None:
         found = measured(MLP, "block", groups=JOINED)
         assert list(found.to("diagonal").blocks) == ["front", "2", "back"]  # type: ignore
+
+    def test_a_file_keeps_the_groups(self, tmp_path: Path) -> None:
+        metric = measured(MLP, "block", groups=JOINED)
+        metric.save(tmp_path / "metric")  # type: ignore[attr-defined]
+        again = pb.Metric.load(tmp_path / "metric")
+        assert again.members == metric.members  # type: ignore[attr-defined]
+        assert torch.equal(again.to_dense(), metric.to_dense())
 
     def test_a_group_by_its_name_is_a_metric(self) -> None:
         metric = measured(MLP, "block", groups=JOINED)

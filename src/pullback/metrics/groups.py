@@ -41,6 +41,11 @@ def groups_of(
             for title in of_name.values()
             if title is not None
         }
+    elif not isinstance(groups, Mapping):
+        raise InputError(
+            f"groups: a {type(groups).__name__}; give a mapping from names of groups to patterns, "
+            "or a function from a parameter's name to that of its group"
+        )
     else:
         chosen = {title: _chosen(title, how, names, module) for title, how in groups.items()}
     _check_apart(chosen)
@@ -69,7 +74,10 @@ def _chosen(
 ) -> set[str]:
     argument = f"groups[{title!r}]"
     if not is_kinds(how):
-        return matching(how, names, argument)  # type: ignore[arg-type]
+        found = matching(how, names, argument)  # type: ignore[arg-type]
+        if not found:
+            raise InputError(f"{argument}: no patterns; give one at least")
+        return found
     if module is None:
         raise InputError(
             f"{argument}: a metric does not keep its module, so types of modules cannot be found; "
