@@ -92,6 +92,39 @@ class TestSelection:
         network = pb.Network(named("frozen layers").module, parameters="0.*")
         assert network.space.names == ("0.weight", "0.bias")
 
+    @pytest.mark.parametrize(
+        ("kinds", "expected"),
+        [
+            (nn.Linear, {"0.weight", "0.bias", "3.weight", "3.bias"}),
+            (nn.Conv2d, {"1.weight"}),
+            ((nn.Conv2d, nn.LayerNorm), {"1.weight", "2.0.weight", "2.0.bias"}),
+            (nn.modules.conv._ConvNd, {"1.weight"}),
+        ],
+        ids=str,
+    )
+    def test_by_the_types_of_modules(self, kinds: object, expected: set[str]) -> None:
+        model = nn.Sequential(
+            nn.Linear(3, 4),
+            nn.Conv2d(1, 2, 1, bias=False),
+            nn.Sequential(nn.LayerNorm(4)),
+            nn.Linear(4, 2),
+        )
+        assert set(pb.Network(model, parameters=kinds).space.names) == expected  # type: ignore
+
+    def test_by_type_a_container_does_not_own_what_its_parts_own(self) -> None:
+        with pytest.raises(pb.InputError, match=r"parameters.*Sequential.*Linear"):
+            pb.Network(nn.Sequential(nn.Linear(2, 2)), parameters=nn.Sequential)
+
+    def test_by_type_a_tied_parameter_is_selected_once_under_its_one_name(self) -> None:
+        model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+        model[1].weight = model[0].weight
+        for kinds in (nn.Linear, nn.Embedding, (nn.Linear, nn.Embedding)):
+            assert pb.Network(model, parameters=kinds).space.names == ("0.weight",)
+
+    def test_types_that_select_nothing_are_named(self) -> None:
+        with pytest.raises(pb.InputError, match=r"parameters.*Conv2d, Embedding.*Linear"):
+            pb.Network(nn.Linear(2, 2), parameters=(nn.Conv2d, nn.Embedding))
+
     def test_nothing_selected_names_the_pattern(self) -> None:
         with pytest.raises(pb.InputError, match=r"parameters.*tail"):
             pb.Network(self.module, parameters="tail.*")

@@ -58,18 +58,84 @@ def add_push_pull_(
     flat: Float[Tensor, "*b d"],
     batch: Batch,
     metric: OutputMetric,
+    at_once: int = 1,
 ) -> None:
     """Add `J^T M J v` of one batch: one forward pass with its tangent, and one backward pass.
 
     `metric` gets the outputs and their change, both (n, c), and returns the cotangents (n, c).
+    Of several vectors, `at_once` at a time share these passes where `vmap` can follow the module.
     """
-    rows = total.flat.view(-1, network.space.size)
+    space = network.space
+    rows, vectors = total.flat.view(-1, space.size), flat.reshape(-1, space.size)
     with torch.enable_grad(), undisturbed():
-        for row, vector in zip(rows, flat.reshape(-1, network.space.size), strict=True):
-            leaves = _leaves(network)
-            outputs, change = _outputs_and_change(network, leaves, vector, batch)
-            cotangents = metric(outputs.detach(), change.detach())
-            _add_pulled_(ParameterVector(network.space, row), leaves, outputs, cotangents)
+        for start in range(0, len(vectors), at_once):
+            some = slice(start, start + at_once)
+            mine = ParameterVector(space, rows[some])
+            if len(mine.flat) == 1 or not _add_together_(
+                mine, network, vectors[some], batch, metric
+            ):
+                _add_one_by_one_(mine, network, vectors[some], batch, metric)
+
+
+def _add_one_by_one_(
+    total: ParameterVector,
+    network: Network,
+    vectors: Float[Tensor, "b d"],
+    batch: Batch,
+    metric: OutputMetric,
+) -> None:
+    for row, vector in zip(total.flat, vectors, strict=True):
+        leaves = _leaves(network)
+        outputs, change = _outputs_and_change(network, leaves, vector, batch)
+        cotangents = metric(outputs.detach(), change.detach())
+        _add_pulled_(ParameterVector(network.space, row), leaves, outputs, cotangents)
+
+
+def _add_together_(
+    total: ParameterVector,
+    network: Network,
+    vectors: Float[Tensor, "b d"],
+    batch: Batch,
+    metric: OutputMetric,
+) -> bool:
+    """Add the products with all vectors; False where an operation does not allow it."""
+    leaves = _leaves(network)
+    try:
+        outputs = network.forward(leaves, batch)
+        check_finite_outputs(outputs)
+        if not outputs.requires_grad:
+            return True  # no parameter has an influence
+        changes = _changes(network, vectors, batch)
+        cotangents = torch.stack([metric(outputs.detach(), change) for change in changes])
+        gradients = torch.autograd.grad(
+            outputs,
+            list(leaves.values()),
+            cotangents.to(outputs.dtype),
+            is_grads_batched=True,
+            materialize_grads=True,
+        )
+    except RuntimeError:
+        return False
+    for name, gradient in zip(leaves, gradients, strict=True):
+        total[name].add_(gradient)
+    return True
+
+
+def _changes(
+    network: Network, vectors: Float[Tensor, "b d"], batch: Batch
+) -> Float[Tensor, "b n c"]:
+    """`J v` for all vectors in one pass.
+
+    Raises:
+        RuntimeError: an operation has no forward mode, or `vmap` cannot follow it.
+    """
+
+    def change(vector: Tensor) -> Tensor:
+        tensors, tangents = (network.tensors,), (network.split(vector),)
+        return torch.func.jvp(lambda t: network.forward(t, batch), tensors, tangents)[1]
+
+    with _AsInReverse():
+        return torch.func.vmap(change)(vectors).detach()
 
 
 def _leaves(network: Network) -> dict[str, Tensor]:
@@ -101,7 +167,8 @@ def _outputs_and_change(
     """
     tensors, tangents = {**network.tensors, **leaves}, network.split(vector)
     try:
-        with forward_ad.dual_level(), _AsInReverse():
+        # A caller's `autograd.Function` turns tangents off, and would get zeros.
+        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _AsInReverse():
             moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
             outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):

@@ -5,15 +5,16 @@ module, which of its parameters are w, and which of its outputs are f:
 
     Network(model)                                           # all that require a gradient; as is
     Network(model, parameters="head.*")                      # last layer only
+    Network(model, parameters=nn.LayerNorm)                  # those of such modules
     Network(model, outputs=lambda out: out.logits[:, 0])     # a read-out of a structured output
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from typing import TypeGuard, cast
 
 import torch
 from jaxtyping import Float
@@ -25,9 +26,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pullback.batches import Batch, all_finite
 from pullback.errors import InputError
-from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype
+from pullback.parameters import ParameterSpace, ParameterVector, accumulation_dtype, matching
 
-Selection = None | str | Sequence[str] | Callable[[str, nn.Parameter], bool]
+Chosen = Callable[[str, nn.Parameter], bool]
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+Selection = None | str | Sequence[str] | Kinds | Chosen
 
 
 class Network:
@@ -38,7 +41,8 @@ class Network:
     Args:
         module: any `nn.Module`; with batch norm or dropout it has to be in evaluation mode.
         parameters: which parameters are w: None for those that require a gradient, a glob pattern
-            on names or a list of them, or a predicate `(name, parameter) -> bool`.
+            on names or a list of them, a type of modules or a tuple of types (what such modules own
+            themselves, tied parameters once), or a predicate `(name, parameter) -> bool`.
         outputs: the read-out, from what the module returns to a tensor (n, c); None where the
             module returns one.
 
@@ -53,6 +57,8 @@ class Network:
         (('1.weight', '1.bias'), 8)
         >>> network(torch.zeros(5, 4)).shape
         torch.Size([5, 2])
+        >>> pb.Network(model, parameters=torch.nn.Linear).space.size
+        23
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class Network:
     ) -> None:
         _refuse_training_mode(module)
         everything = dict(module.named_parameters())
-        selected = _selector(parameters, everything)
+        selected = _selector(parameters, module)
         self.module = module
         self.tensors = {n: p.detach() for n, p in everything.items() if selected(n, p)}
         if not self.tensors:
@@ -214,16 +220,46 @@ def check_finite_outputs(outputs: Tensor) -> None:
         )
 
 
-def _selector(parameters: Selection, names: Collection[str]) -> Callable[[str, nn.Parameter], bool]:
+def _selector(parameters: Selection, module: nn.Module) -> Chosen:
     if parameters is None:
         return lambda name, parameter: parameter.requires_grad
-    if callable(parameters):
-        return parameters
-    patterns = [parameters] if isinstance(parameters, str) else list(parameters)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"parameters: the pattern {pattern!r} selects nothing")
-    return lambda name, parameter: any(fnmatchcase(name, pattern) for pattern in patterns)
+    if is_kinds(parameters):
+        chosen = owned_by(parameters, module, "parameters")
+    elif callable(parameters):
+        return cast(Chosen, parameters)
+    else:
+        names = [name for name, _ in module.named_parameters()]
+        chosen = matching(cast(str | Sequence[str], parameters), names, "parameters")
+    return lambda name, parameter: name in chosen
+
+
+def is_kinds(selection: object) -> TypeGuard[Kinds]:
+    """Whether it is a type of modules, or a tuple of them."""
+    types = selection if isinstance(selection, tuple) else (selection,)
+    return len(types) > 0 and all(isinstance(t, type) and issubclass(t, nn.Module) for t in types)
+
+
+def owned_by(kinds: Kinds, module: nn.Module, argument: str) -> set[str]:
+    """The names of the parameters that modules of some types own themselves.
+
+    Raises:
+        InputError: there are none; `argument` is what the message calls the types.
+    """
+    # By identity, since a tied parameter has one name and several owners.
+    owners = [part for part in module.modules() if isinstance(part, kinds)]
+    owned = {id(own) for part in owners for own in part.parameters(recurse=False)}
+    if not owned:
+        types = kinds if isinstance(kinds, tuple) else (kinds,)
+        raise InputError(
+            f"{argument}: no module of type {', '.join(t.__name__ for t in types)} has parameters "
+            f"of its own; there are {', '.join(_types_with_parameters(module))}"
+        )
+    return {name for name, parameter in module.named_parameters() if id(parameter) in owned}
+
+
+def _types_with_parameters(module: nn.Module) -> list[str]:
+    parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
+    return sorted({type(part).__name__ for part in parts})
 
 
 def _refuse_training_mode(module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 import torch
@@ -44,6 +45,21 @@ def by_owner(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
         owner = owner_of(name)
         out[owner] = (*out.get(owner, ()), name)
     return out
+
+
+def matching(patterns: str | Sequence[str], names: Sequence[str], argument: str) -> set[str]:
+    """The names that one or several glob patterns match.
+
+    Raises:
+        InputError: a pattern matches none; `argument` is what the message calls the patterns.
+    """
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        if not matched:
+            raise InputError(f"{argument}: the pattern {pattern!r} selects nothing")
+        found |= matched
+    return found
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,27 @@ class MetricConformance:
         assert_agree(torch.as_tensor(operator @ columns.numpy()), dense @ columns)
         assert_agree(torch.as_tensor(operator @ columns[:, 0].numpy()), dense @ columns[:, 0])
 
+    def test_as_an_operator_of_linear_operator(self, metric: pb.Metric, dense: Tensor) -> None:
+        operator = metric.to_linear_operator()
+        columns = metric.space.randn(seed=8, batch=(2, 3)).flat.mT
+        assert operator.shape == dense.shape and operator.dtype == dense.dtype
+        assert_agree(operator @ columns, dense @ columns, 1e-8)
+        assert_agree(operator @ columns[0, :, 0], dense @ columns[0, :, 0], 1e-8)
+        assert_agree(operator.mT @ columns[0], dense @ columns[0], 1e-8)
+        assert_agree(operator.diagonal(), dense.diagonal(), 1e-8)
+        assert_agree(operator.to_dense(), dense, 1e-8)
+
+    def test_linear_operator_solves_and_takes_determinants(
+        self, metric: pb.Metric, dense: Tensor
+    ) -> None:
+        damped = self.damped(dense, 0.1)
+        if not self.positive and float(torch.linalg.eigvalsh(damped).min()) <= 0:
+            return
+        operator = metric.to_linear_operator().add_diagonal(dense.new_tensor(0.1))
+        columns = metric.space.randn(seed=8, batch=(3,)).flat.T
+        assert_agree(operator.solve(columns), torch.linalg.solve(damped, columns), 1e-8)
+        assert_agree(operator.logdet(), torch.logdet(damped), 1e-8)
+
     def test_product_of_two(self, metric: pb.Metric, dense: Tensor) -> None:
         v = metric.space.randn(seed=9)
         twice = metric @ metric

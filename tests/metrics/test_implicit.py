@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import pullback as pb
+from pullback import autodiff
+from pullback.batches import Batch
+from pullback.metrics import implicit
 from tests.cases import CASES, WITH_TARGETS, Case
 from tests.checks import assert_agree
 from tests.entries import measured
@@ -25,6 +28,12 @@ class TestOnTheGrid:
         metric = metric_of("implicit", case)
         v = metric.space.randn(seed=1)
         assert_agree((metric @ v).flat, case.fisher(case.likelihood) @ v.flat)
+
+    def test_products_with_several_vectors_are_those_with_each(self, case: Case) -> None:
+        metric = metric_of("implicit", case)
+        v = metric.space.randn(seed=2, batch=(2, 2))
+        each = [(metric @ metric.space.vector(one)).flat for one in v.flat.flatten(0, 1)]
+        assert_agree((metric @ v).flat, torch.stack(each).view_as(v.flat))
 
     def test_trace(self, case: Case) -> None:
         expected = case.fisher(case.likelihood).trace()
@@ -72,6 +81,56 @@ class TestSize:
         metric = pb.fisher(huge, torch.randn(2, 3000), representation="implicit")
         with pytest.raises(pb.InputError, match="GB"):
             metric.to_dense()
+
+
+@pytest.mark.parametrize("name", ["mlp", "weight norm", "embedding bag"])
+def test_several_vectors_share_passes_where_the_module_allows_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = []
+    original = autodiff._add_together_
+
+    def spy(*given: object) -> bool:
+        together.append(original(*given))  # type: ignore[arg-type]
+        return together[-1]
+
+    monkeypatch.setattr(autodiff, "_add_together_", spy)
+    metric = metric_of("implicit", next(case for case in CASES if case.name == name))
+    _ = metric @ metric.space.randn(batch=(5,))
+    assert together == [name == "mlp"]
+
+
+def test_memory_limits_how_many_vectors_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    original = autodiff._changes
+
+    def spy(network: pb.Network, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
+        counts.append(len(vectors))
+        return original(network, vectors, batch)
+
+    monkeypatch.setattr(autodiff, "_changes", spy)
+    model = nn.Linear(20, 3)
+    each = 4 * (63 + 10 * (20 + 3))  # numbers of a vector, and of inputs and outputs
+    metric = pb.fisher(model, torch.randn(10, 20), representation="implicit", memory=7 * each)
+    _ = metric @ metric.space.randn(batch=(16,))
+    assert sum(counts) == 16 and max(counts) < 16
+    monkeypatch.setattr(implicit, "NEAR", 0)
+    counts.clear()
+    _ = metric @ metric.space.randn(batch=(16,))
+    assert counts == []
+
+
+def test_products_inside_a_function_of_autograd() -> None:
+    """There torch turns tangents off, and a product was zero."""
+
+    class Times(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, flat: torch.Tensor) -> torch.Tensor:
+            return (metric @ metric.space.vector(flat)).flat
+
+    metric = metric_of("implicit", CASES[0])
+    v = metric.space.randn(seed=1)
+    assert_agree(Times.apply(v.flat), (metric @ v).flat)
 
 
 class TestIterations:

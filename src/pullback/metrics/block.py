@@ -14,9 +14,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from pullback.errors import InputError
+from pullback.metrics.products import Products
 
 # A function of one number, applied to every eigenvalue.
 Spectral = Callable[[Tensor], Tensor]
@@ -97,6 +99,12 @@ class Block(ABC):
         """The block as a matrix."""
         like = next(iter(self.tensors().values()))
         return self.product(torch.eye(self.size, dtype=like.dtype, device=like.device))
+
+    def to_linear_operator(self) -> LinearOperator:
+        """The block for the library `linear_operator`: as the class of its structure, if any."""
+        return Products(
+            next(iter(self.tensors().values())).new_empty(0, self.size), self.product, self.diagonal
+        )
 
     def solve(self, flat: Float[Tensor, "*b d"], damping: int | float) -> Float[Tensor, "*b d"]:
         """The solutions x of `(F + damping I) x = flat`; not finite where it is singular."""

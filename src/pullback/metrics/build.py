@@ -21,9 +21,10 @@ from pullback.errors import InputError
 from pullback.metrics.block import Block
 from pullback.metrics.checkpoint import Checkpoint
 from pullback.metrics.dense import Dense
+from pullback.metrics.groups import Groups, check_titles, groups_of
 from pullback.metrics.kronecker import EKFAC, KFAC, nearest_kronecker
 from pullback.metrics.metric import BlockMetric, places_of
-from pullback.metrics.origin import block_names, layouts_of, origin_of
+from pullback.metrics.origin import Members, block_names, layouts_of, origin_of
 from pullback.metrics.sums import (
     BlockSum,
     DenseSum,
@@ -104,6 +105,7 @@ def build(
     basis: BlockMetric | None = None,
     group: distributed.ProcessGroup | None = None,
     checkpoint: str | Path | None = None,
+    groups: Groups | None = None,
 ) -> BlockMetric:
     """The metric of a sweep's gradients.
 
@@ -113,8 +115,9 @@ def build(
         basis: an earlier metric, whose eigenvectors EKFAC takes over instead of finding its own.
         group: processes whose sweeps go over shards of one data set.
         checkpoint: a folder for the sums of an interrupted computation.
+        groups: which parameters share a block; the others do with those of their layer.
     """
-    units = units_of(sweep, representation)
+    units = units_of(sweep, representation, groups)
     if group is not None:
         _check_same(units, group)
     kept = Checkpoint(checkpoint, _identity(sweep, units))
@@ -251,20 +254,26 @@ def _fill(
         sweep.samples = int(counts)
 
 
-def units_of(sweep: Sweep, representation: Rule) -> dict[str, Unit]:
+def units_of(sweep: Sweep, representation: Rule, groups: Groups | None = None) -> dict[str, Unit]:
     """The blocks by name, in the order of the parameters."""
-    plan, space = sweep.plan, sweep.network.space
-    if isinstance(representation, str) and representation in WHOLE:
+    plan, space, module = sweep.plan, sweep.network.space, sweep.network.module
+    if groups is None and isinstance(representation, str) and representation in WHOLE:
         return {"all": Unit(space.names, representation, None)}
-    kind_of = _rule(representation, dict(sweep.network.module.named_modules()))
+    kind_of = _rule(representation, dict(module.named_modules()))
     layouts = layouts_of(plan, space)
+    factors = {members: one for members, one in layouts.items() if members in plan.affine}
+    named = {
+        title: _group(title, members, kind_of, layouts, factors)
+        for title, members in groups_of(groups or {}, space.names, module).items()
+    }
     units: list[Unit] = []
+    taken = {name for unit in named.values() for name in unit.members}
     for members, layout in layouts.items():
         kind = kind_of(owner_of(members[0]))
-        factored = kind.startswith(KRONECKER) and members in plan.affine
-        if factored or (kind == "quasidiagonal" and layout.bias):
+        factored = kind.startswith(KRONECKER) and members in factors
+        if (factored or (kind == "quasidiagonal" and layout.bias)) and not taken & set(members):
             units.append(Unit(members, kind, layout))
-    taken = {name for unit in units for name in unit.members}
+    taken |= {name for unit in units for name in unit.members}
     for owner, names in by_owner(n for n in space.names if n not in taken).items():
         kind = kind_of(owner)
         if kind.startswith(KRONECKER):
@@ -272,10 +281,53 @@ def units_of(sweep: Sweep, representation: Rule) -> dict[str, Unit]:
         elif kind == "quasidiagonal":
             kind = "diagonal"
         units.append(Unit(names, kind, None))
-    order = {name: place for place, name in enumerate(space.names)}
-    units.sort(key=lambda unit: order[unit.members[0]])
     titles = block_names([unit.members for unit in units])
-    return dict(zip(titles, units, strict=True))
+    check_titles(named, titles)
+    every = {**named, **dict(zip(titles, units, strict=True))}
+    order = {name: place for place, name in enumerate(space.names)}
+    return dict(sorted(every.items(), key=lambda item: order[item[1].members[0]]))
+
+
+def check_groupable(representation: Rule) -> None:
+    """Raise InputError for a representation that is one for all parameters.
+
+    Raises:
+        InputError: as said.
+    """
+    if representation in ("dense", "implicit"):
+        raise InputError(
+            f"groups: {representation!r} takes all parameters together; take 'block', 'diagonal' "
+            "or 'lowrank'"
+        )
+
+
+def _group(
+    title: str,
+    members: Members,
+    kind_of: Callable[[str], str],
+    layouts: Mapping[Members, AffineLayout],
+    factors: Mapping[Members, AffineLayout],
+) -> Unit:
+    """The block of a group.
+
+    Raises:
+        InputError: its layers are to be of several kinds, or its kind is for a single weight.
+    """
+    kinds = sorted({kind_of(owner_of(name)) for name in members})
+    if len(kinds) > 1:
+        raise InputError(
+            f"groups: the layers of {title!r} are {' and '.join(kinds)}; a block is of one kind"
+        )
+    kind = kinds[0]
+    if kind != "quasidiagonal" and not kind.startswith(KRONECKER):
+        return Unit(members, kind, None)
+    for own, layout in (layouts if kind == "quasidiagonal" else factors).items():
+        if set(own) == set(members):
+            return Unit(own, kind, layout)
+    raise InputError(
+        f"groups: {title!r} is not the weight (and bias) of one layer, which {kind!r} needs; take "
+        "'block', 'diagonal' or 'lowrank' for it, or leave it out of the groups"
+    )
 
 
 def _rule(representation: Rule, modules: Mapping[str, nn.Module]) -> Callable[[str], str]:

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pullback.batches import Batch, Batches
 from pullback.cotangents import Source
 from pullback.likelihoods import DistributionOf, Likelihood, likelihood_of
-from pullback.metrics.build import Rule, Unit, units_of
+from pullback.metrics.build import Rule, Unit, check_groupable, units_of
+from pullback.metrics.groups import Groups
 from pullback.network import Network, undisturbed
 from pullback.parameters import ParameterSpace
 from pullback.tape.affine import AffineUse
@@ -59,6 +60,7 @@ def cost(
     representation: Rule = "ekfac",
     estimator: str | None = None,
     samples: int = 1,
+    groups: Groups | None = None,
 ) -> Cost:
     """What `fisher` with the same arguments would need; runs the model on three samples.
 
@@ -74,6 +76,8 @@ def cost(
         >>> print(pb.cost(model, x, representation="dense"))
         50 forward and 450 backward passes of a sample, 9.2e+08 operations, 0.00408 GB to store
     """
+    if groups is not None:
+        check_groupable(representation)
     network = Network.of(model)
     batches = Batches(data, network.device)
     count = sum(len(batch) for batch in batches)
@@ -86,7 +90,7 @@ def cost(
     # The product with a vector is the implicit metric's unit: one forward with its tangent, one
     # backward.
     implicit = representation == "implicit"
-    units = {} if implicit else units_of(sweep, representation)
+    units = {} if implicit else units_of(sweep, representation, groups)
     passes = 2 if any(unit.kind.startswith("ekfac") for unit in units.values()) else 1
     forwards = count * passes * (2 if implicit else 1)
     backwards = count * passes * (1 if implicit else cotangents)

@@ -6,6 +6,8 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
+from linear_operator import LinearOperator
+from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
 from pullback.linalg import eigh
@@ -84,6 +86,9 @@ class Dense(Block):
 
     def centred(self, mean: Tensor) -> Dense:
         return Dense(self.matrix - torch.outer(mean, mean))
+
+    def to_linear_operator(self) -> LinearOperator:
+        return DenseLinearOperator(self.matrix)
 
     def to_dense(self) -> Tensor:
         return self.matrix.clone()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
+from linear_operator import LinearOperator
+from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
 from pullback.metrics.block import Block, Spectral
@@ -61,6 +63,9 @@ class Diagonal(Block):
 
     def centred(self, mean: Tensor) -> Diagonal:
         return Diagonal(self.values - mean.square())
+
+    def to_linear_operator(self) -> LinearOperator:
+        return DiagLinearOperator(self.values)
 
     def to_dense(self) -> Tensor:
         return torch.diag(self.values)

@@ -13,7 +13,8 @@ from pullback.batches import Batches
 from pullback.cotangents import Source
 from pullback.errors import InputError
 from pullback.likelihoods import DistributionOf, Likelihood, likelihood_of
-from pullback.metrics.build import LAYERWISE, WHOLE, Rule, build
+from pullback.metrics.build import LAYERWISE, WHOLE, Rule, build, check_groupable
+from pullback.metrics.groups import Groups
 from pullback.metrics.implicit import Implicit
 from pullback.metrics.metric import BlockMetric, Metric
 from pullback.network import Network
@@ -33,6 +34,7 @@ def fisher(
     basis: BlockMetric | None = None,
     group: distributed.ProcessGroup | None = None,
     checkpoint: str | Path | None = None,
+    groups: Groups | None = None,
 ) -> Metric:
     """The Fisher information matrix, `1/n sum_i J_i^T M(x_i) J_i`, in any representation.
 
@@ -72,6 +74,11 @@ def fisher(
         checkpoint: a folder that keeps what an interrupted computation has done: the same call goes
             on from there, on data in the same order. It is removed in the end. Not for "implicit",
             nor with a group.
+        groups: which parameters share a block, instead of those of a layer: a mapping from a name
+            for the block to patterns on parameters' names or types of modules, or a function from
+            a parameter's name to that of its block (None leaves it to its layer). "block",
+            "diagonal" and "lowrank" take any group, such as several layers or one tensor
+            (`lambda name: name`); the other kinds those that are one layer's weight and bias.
 
     Returns:
         The metric, a mean over samples (in nats, for a likelihood).
@@ -95,6 +102,8 @@ def fisher(
             f"representation: no {representation!r}; there are "
             f"{', '.join(dict.fromkeys((*WHOLE, *LAYERWISE, 'implicit')))}"
         )
+    if groups is not None:
+        check_groupable(representation)
     network = Network.of(model)
     chosen = likelihood_of(likelihood)
     source = Source(chosen, "exact" if estimator is None else estimator, samples, seed)
@@ -113,7 +122,7 @@ def fisher(
         sweep.source = source.affordable(sweep.plan.outputs)
     if representation == "implicit":
         return sweep.settled(lambda: Implicit(sweep))
-    return sweep.settled(lambda: build(sweep, representation, basis, group, checkpoint))
+    return sweep.settled(lambda: build(sweep, representation, basis, group, checkpoint, groups))
 
 
 def _samples_before(batches: Batches, group: distributed.ProcessGroup) -> int:

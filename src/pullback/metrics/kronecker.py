@@ -12,6 +12,8 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
+from linear_operator import LinearOperator
+from linear_operator.operators import DenseLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
 from pullback.linalg import eigh
@@ -183,6 +185,13 @@ class KFAC(Block):
         if isinstance(other, Dense):
             return other.plus(self)
         raise self.refuse("the sum")
+
+    def to_linear_operator(self) -> LinearOperator:
+        places = torch.arange(self.size)
+        if self.layout.groups > 1 or not torch.equal(self.layout.matrix(places).flatten(), places):
+            return super().to_linear_operator()  # a bias, say, comes after all the weights
+        factors = (DenseLinearOperator(factor[0]) for factor in (self.outputs, self.inputs))
+        return KroneckerProductLinearOperator(*factors)
 
 
 def _products(outputs: Float[Tensor, "g o"], inputs: Float[Tensor, "g i"]) -> Tensor:

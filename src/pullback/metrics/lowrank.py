@@ -6,6 +6,8 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
+from linear_operator import LinearOperator
+from linear_operator.operators import LowRankRootLinearOperator
 from torch import Tensor
 
 from pullback.metrics.block import Block, Spectral
@@ -88,6 +90,9 @@ class LowRank(Block):
         if isinstance(other, LowRank):
             return LowRank(torch.cat([self.rows, other.rows]))
         raise self.refuse("the sum with another kind", "dense")
+
+    def to_linear_operator(self) -> LinearOperator:
+        return LowRankRootLinearOperator(self.rows.T)
 
 
 class Spectrum(Block):

@@ -3,7 +3,8 @@
     F @ v, v @ F @ v               products                F.solve(v, damping)
     F.trace(), F.norm()            sums over the spectrum  F.inverse(damping), F.power(0.5)
     F.eigenvalues(), F.eigh(k)     the spectrum            F.sample(), F.sample_inverse(damping)
-    F + G, F - G, 0.1 * F, F @ G   arithmetic              F["layer"], F.to("diagonal")
+    F + G, F - G, 0.1 * F, F @ G   arithmetic              F["layer"], F.to("diagonal"),
+                                                           F.regrouped(groups)
 
 A `BlockMetric` is block diagonal: its algebra is that of its blocks put together.
 """
@@ -20,6 +21,7 @@ from typing import overload
 
 import torch
 from jaxtyping import Float
+from linear_operator import LinearOperator as StructuredOperator
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
@@ -28,9 +30,12 @@ from pullback.errors import InputError
 from pullback.metrics.block import Block
 from pullback.metrics.convert import by_layer, converted, square_root
 from pullback.metrics.dense import Dense
+from pullback.metrics.diagonal import Diagonal
+from pullback.metrics.groups import Groups, check_titles, groups_of
 from pullback.metrics.kronecker import EKFAC, KFAC
 from pullback.metrics.lowrank import LowRank
 from pullback.metrics.origin import Members, Origin, block_names
+from pullback.metrics.products import Products
 from pullback.metrics.storage import read, write
 from pullback.network import Network
 from pullback.parameters import ParameterSpace, ParameterVector
@@ -191,6 +196,26 @@ class Metric(ABC):
         return LinearOperator(
             (size, size), matvec=product, matmat=product, rmatvec=product, dtype="float64"
         )
+
+    def to_linear_operator(self) -> StructuredOperator:
+        """The metric as an operator of the library `linear_operator`, of shape (d, d).
+
+        It is of the class of its structure (`DiagLinearOperator`, `DenseLinearOperator`,
+        `LowRankRootLinearOperator`, `KroneckerProductLinearOperator`) for diagonals and for metrics
+        of one block whose parameters come in that order, such as `metric["layer"]`. Otherwise it
+        has the metric's products, from which that library makes a matrix up to 800 x 800; beyond,
+        it iterates to the tolerance of its settings, where `metric.solve` may be exact.
+
+        Example:
+            >>> import torch, pullback as pb
+            >>> metric = pb.fisher(torch.nn.Linear(3, 2), torch.eye(3), representation="lowrank")
+            >>> damped = metric.to_linear_operator().add_diagonal(torch.tensor(0.1))
+            >>> v = metric.space.randn()
+            >>> bool((damped.solve(v.flat) - metric.solve(v, damping=0.1).flat).norm() < 1e-4)
+            True
+        """
+        like = self.space.zeros((0,)).flat
+        return Products(like, self._product, lambda: self.diagonal().flat)
 
     @abstractmethod
     def _product(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -359,6 +384,13 @@ class BlockMetric(Metric):
     def _product(self, flat: Tensor) -> Tensor:
         return self._filled(flat, lambda block, part: block.product(part))
 
+    def to_linear_operator(self) -> StructuredOperator:
+        if all(isinstance(block, Diagonal) for block in self.blocks.values()):
+            return Diagonal(self.diagonal().flat).to_linear_operator()
+        if list(self.members.values()) == [self.space.names]:
+            return next(iter(self.blocks.values())).to_linear_operator()
+        return super().to_linear_operator()
+
     def _solution(self, flat: Tensor, damping: int | float, split: str) -> Tensor:
         if split == "none":
             return self._filled(flat, lambda block, part: block.solve(part, damping))
@@ -498,7 +530,7 @@ class BlockMetric(Metric):
             self.origin,
             ways={key: way for key, way in self.origin.ways.items() if key in members},
             reasons={key: why for key, why in self.origin.reasons.items() if key in members},
-            layouts={key: own for key, own in self.origin.layouts.items() if key[0] in members},
+            layouts={k: own for k, own in self.origin.layouts.items() if set(k) <= set(members)},
         )
         space = self.space.part(members)
         return BlockMetric(space, origin, block.kind, {name: block}, {name: members})
@@ -522,8 +554,10 @@ class BlockMetric(Metric):
             return self._of({self.space.names: whole}, ["all"], representation)
         layouts = self.origin.layouts
         layers = {self.members[name]: block for name, block in self.blocks.items()}
-        if list(self.blocks) == ["all"]:
+        titles = list(self.blocks)
+        if titles == ["all"]:
             layers = by_layer(self.space, layouts, self.to_dense())
+            titles = block_names(list(layers))
         found = {
             members: converted(block, representation, layouts.get(members))
             for members, block in layers.items()
@@ -533,7 +567,75 @@ class BlockMetric(Metric):
                 f"representation: {self.representation!r} has no Kronecker factors; convert a "
                 "'kfac' metric, or compute 'ekfac' from the data"
             )
-        return self._of(found, block_names(list(found)), representation)
+        return self._of(found, titles, representation)
+
+    def regrouped(self, groups: Groups) -> BlockMetric:
+        """The metric with its blocks joined or cut, without the data.
+
+        What a group takes from several blocks has zeros between them, since their product was not
+        measured (`fisher(..., groups=...)` measures it); what is cut loses the entries between its
+        parts. A group of diagonal blocks is diagonal, a group that is a block stays as it is, and
+        any other is a full matrix.
+
+        Args:
+            groups: a mapping from a name for the block to patterns on parameters' names, or a
+                function from a parameter's name to that of its block. What no group takes stays in
+                its block (None as the function's answer).
+
+        Raises:
+            InputError: a pattern selects nothing, a parameter is in two groups, or a matrix cannot
+                fit.
+
+        Example:
+            >>> import torch, pullback as pb
+            >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+            >>> kfac = pb.fisher(model, torch.eye(3), representation="kfac")
+            >>> kfac.regrouped({"both": "*"})
+            dense metric on 14 parameters (exact categorical, mean over 3 samples)
+            >>> list(kfac.regrouped(lambda name: name).blocks)
+            ['0.weight', '0.bias', '1.weight', '1.bias']
+        """
+        named = groups_of(groups, self.space.names)
+        taken = {name for members in named.values() for name in members}
+        rest = {
+            title: tuple(name for name in members if name not in taken)
+            for title, members in self.members.items()
+            if not taken.issuperset(members)
+        }
+        check_titles(named, rest)
+        order = {name: place for place, name in enumerate(self.space.names)}
+        pairs = sorted({**named, **rest}.items(), key=lambda pair: order[pair[1][0]])
+        found = {self._own_order(members): self._block_of(members) for _, members in pairs}
+        titles = [title for title, _ in pairs]
+        return self._of(found, titles, kinds_of(dict(zip(titles, found.values(), strict=True))))
+
+    def _own_order(self, members: Members) -> Members:
+        """The order that a block has its parameters in, if these are all of a block's."""
+        same = (own for own in self.members.values() if set(own) == set(members))
+        return next(same, members)
+
+    def _block_of(self, members: Members) -> Block:
+        """A block of the given parameters, put together from the parts of blocks they are in."""
+        space = self.space.part(members)
+        parts = []
+        for title, own in self.members.items():
+            if set(own) == set(members):
+                return self.blocks[title]
+            here = tuple(name for name in own if name in members)
+            if here:
+                inside = places_of(self.space.part(own), here)
+                parts.append((self.blocks[title], inside, places_of(space, here)))
+        if all(isinstance(block, Diagonal) for block, _, _ in parts):
+            values = space.zeros().flat
+            for block, inside, places in parts:
+                values[places] = block.diagonal()[inside]
+            return Diagonal(values)
+        check_dense_fits(space, "groups")
+        matrix = space.zeros((space.size,)).flat
+        for block, inside, places in parts:
+            rows = places if isinstance(places, slice) else places.unsqueeze(1)
+            matrix[rows, places] = _submatrix(block, inside)
+        return Dense(matrix)
 
     def _of(
         self, blocks: Mapping[Members, Block], names: Sequence[str], representation: str
@@ -557,6 +659,15 @@ class BlockMetric(Metric):
             rows = places if isinstance(places, slice) else places.unsqueeze(1)
             out[rows, places] = block.to_dense()
         return out
+
+
+def _submatrix(block: Block, places: slice | Tensor) -> Float[Tensor, "m m"]:
+    """The rows and columns of a block at some places."""
+    like = block.diagonal()
+    wanted = torch.arange(block.size, device=like.device)[places]
+    units = like.new_zeros(len(wanted), block.size)
+    units[torch.arange(len(wanted), device=like.device), wanted] = 1
+    return block.product(units)[:, places]
 
 
 def kinds_of(blocks: Mapping[str, Block]) -> str:

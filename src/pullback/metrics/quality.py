@@ -18,12 +18,12 @@ DAMPINGS = tuple(10.0**exponent for exponent in range(-6, 2))
 
 @dataclass(frozen=True)
 class SolveQuality:
-    """A damped solve: `(A + damping I)^-1 (F + damping I) v` against v, for unit vectors v.
+    """A damped solve: `v' = (A + damping I)^-1 (F + damping I) v` against unit vectors v.
 
     Attributes:
         damping: lambda.
         cosine: of the angle between the two.
-        residual: the norm of their difference.
+        residual: `|v - v'| / |v'|`.
     """
 
     damping: float
@@ -34,6 +34,8 @@ class SolveQuality:
 @dataclass(frozen=True)
 class Quality:
     """How far a metric A is from the reference F; means over random unit vectors v.
+
+    `pullback.report.figures.quality_figure` draws several.
 
     Attributes:
         trace: `tr A / tr F - 1`.
@@ -89,20 +91,23 @@ def quality(
     lengths = v @ truth
     solved = []
     for damping in dampings:
-        recovered = metric.solve(truth + damping * v, damping)
+        recovered = metric.solve(truth + damping * v, damping).flat
         solved.append(
-            SolveQuality(
-                damping, _cosine(recovered.flat, v.flat), Estimate.of((recovered - v).norm())
-            )
+            SolveQuality(damping, _cosine(recovered, v.flat), _residual(v.flat, recovered))
         )
     return Quality(
         trace=float(metric.trace()) / float(reference.trace()) - 1,
         quadratic=Estimate.of(((v @ found) / lengths - 1).abs()),
         cosine=_cosine(found.flat, truth.flat),
-        residual=Estimate.of((found - truth).norm() / truth.norm()),
+        residual=_residual(found.flat, truth.flat),
         solve=tuple(solved),
     )
 
 
 def _cosine(one: Float[Tensor, "k d"], other: Float[Tensor, "k d"]) -> Estimate:
     return Estimate.of(functional.cosine_similarity(one.double(), other.double(), dim=-1))
+
+
+def _residual(one: Float[Tensor, "k d"], reference: Float[Tensor, "k d"]) -> Estimate:
+    difference = (one - reference).double().norm(dim=-1)
+    return Estimate.of(difference / reference.double().norm(dim=-1))

@@ -1,15 +1,17 @@
 """Figures, drawn from the numbers of a report alone.
 
 To add one, write a function from a `Report` to a `Figure` and name it under its section below.
+`quality_figure` stands apart: it draws what `pullback.quality` found, for any caller.
 """
 
 from __future__ import annotations
 
 from pullback.report.figures import fishers, kernels, spectra, training
+from pullback.report.figures.quality import quality_figure
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import Report
 
-__all__ = ["Figure", "Panel", "draw"]
+__all__ = ["Figure", "Panel", "draw", "quality_figure"]
 
 
 def draw(report: Report) -> dict[str, list[Figure]]:

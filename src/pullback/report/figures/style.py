@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +27,8 @@ TEST = "#c8641e"
 REPRESENTATION = {"diagonal": "#d55e00", "kfac": "#0072b2", "ekfac": "#009e73"}
 MARKER = {"diagonal": "s", "kfac": "^", "ekfac": "o"}
 LABEL = {"diagonal": "diagonal", "kfac": "KFAC", "ekfac": "EKFAC"}
+# For other representations: the rest of those colours, but for yellow, and a grey.
+OTHERS = (("#e69f00", "D"), ("#56b4e9", "v"), ("#cc79a7", "P"), (INK, "X"), (FAINT, "*"))
 # Paul Tol's "muted" scheme and a grey.
 CLASSES = (
     "#332288",
@@ -71,6 +74,33 @@ SETTINGS: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
 }
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a representation is drawn.
+
+    Attributes:
+        label: its name in a legend.
+        colour: of bars and lines.
+        marker: of points.
+    """
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks(representations: Sequence[str]) -> dict[str, Look]:
+    """How each of some representations is drawn, the report's own as in the report."""
+    others = cycle(OTHERS)
+    found = {}
+    for name in representations:
+        if name in REPRESENTATION:
+            found[name] = Look(LABEL[name], REPRESENTATION[name], MARKER[name])
+        else:
+            found[name] = Look(name, *next(others))
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pullback import estimates
 from pullback.metrics.fisher import fisher
 from pullback.metrics.metric import Metric
+from pullback.metrics.quality import quality
 from pullback.parameters import ParameterSpace, ParameterVector, owner_of
 from pullback.probes import undisturbed
-from pullback.report.numbers import Approximation, ApproximationState, SolveError, estimate
+from pullback.report.numbers import Approximation, ApproximationState, Estimate, SolveError
 from pullback.report.samples import Subset
 
 REPRESENTATIONS = ("diagonal", "kfac", "ekfac")
@@ -42,11 +44,11 @@ def approximation_numbers(
     with undisturbed(model):
         dense = fisher(model, inputs, representation="dense", progress=False)
         gradient = _gradient(model, inputs, labels, dense.space)
-        truth = _Truth(dense, gradient, seed)
+        truth = _Truth(dense, gradient)
         compared = []
         for representation in REPRESENTATIONS:
             metric = fisher(model, inputs, representation=representation, progress=False)
-            compared.append(_compare(representation, metric, truth))
+            compared.append(_compare(representation, metric, truth, seed))
             tick()
     return ApproximationState(
         state=state,
@@ -66,14 +68,11 @@ def _between_layers(matrix: Float[Tensor, "d d"], space: ParameterSpace) -> floa
 
 
 class _Truth:
-    """The dense matrix, with what it does to some random unit vectors and to the gradient."""
+    """The dense matrix, and what it does to the gradient."""
 
-    def __init__(self, dense: Metric, gradient: ParameterVector, seed: int) -> None:
-        draws = dense.space.randn(seed=seed, batch=(DRAWS,))
-        self.matrix = dense.to_dense()
-        self.vectors = dense.space.vector(draws.flat / draws.norm()[:, None])
-        self.products = dense @ self.vectors
-        self.gradient = gradient
+    def __init__(self, metric: Metric, gradient: ParameterVector) -> None:
+        self.metric, self.gradient = metric, gradient
+        self.matrix = metric.to_dense()
         values, basis = torch.linalg.eigh(self.matrix.double())
         self.largest = values[-1].item()
         self._values, self._basis = values.clamp(min=0), basis
@@ -83,39 +82,36 @@ class _Truth:
         return self._basis @ (coordinates / (self._values + damping))
 
 
-def _compare(representation: str, metric: Metric, truth: _Truth) -> Approximation:
-    matrix, products = metric.to_dense(), metric @ truth.vectors
-    error = torch.linalg.norm(matrix - truth.matrix) / torch.linalg.norm(truth.matrix)
-    trace, true_trace = metric.trace(), truth.matrix.trace()
+def _compare(representation: str, metric: Metric, truth: _Truth, seed: int) -> Approximation:
+    dampings = [relative * truth.largest for relative in DAMPINGS]
+    found = quality(truth.metric, metric, dampings, DRAWS, seed)
+    error = torch.linalg.norm(metric.to_dense() - truth.matrix) / torch.linalg.norm(truth.matrix)
     return Approximation(
         representation=representation,
         frobenius=error.item(),
-        trace=abs(float(trace / true_trace) - 1),
-        product_cosine=estimate(_cosine(products.flat, truth.products.flat)),
-        product_residual=estimate(_difference(products.flat, truth.products.flat)),
-        solve=[_solve_error(metric, truth, relative) for relative in DAMPINGS],
+        trace=abs(found.trace),
+        product_cosine=_numbers(found.cosine),
+        product_residual=_numbers(found.residual),
+        solve=[
+            SolveError(
+                damping=relative,
+                cosine=_numbers(solve.cosine),
+                residual=_numbers(solve.residual),
+                gradient_cosine=_natural_gradients(metric, truth, solve.damping),
+            )
+            for relative, solve in zip(DAMPINGS, found.solve, strict=True)
+        ],
     )
 
 
-def _solve_error(metric: Metric, truth: _Truth, relative: float) -> SolveError:
-    damping = relative * truth.largest
-    damped = truth.products + damping * truth.vectors
-    recovered = metric.solve(damped, damping=damping)
+def _natural_gradients(metric: Metric, truth: _Truth, damping: float) -> float:
+    """The cosine of the natural gradients by the metric and by the dense matrix."""
     step = metric.solve(truth.gradient, damping=damping).flat.double()
-    return SolveError(
-        damping=relative,
-        cosine=estimate(_cosine(recovered.flat, truth.vectors.flat)),
-        residual=estimate(_difference(truth.vectors.flat, recovered.flat)),
-        gradient_cosine=_cosine(step[None], truth.natural_gradient(damping)[None]).item(),
-    )
+    return functional.cosine_similarity(step, truth.natural_gradient(damping), dim=0).item()
 
 
-def _cosine(a: Float[Tensor, "k d"], b: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
-    return functional.cosine_similarity(a.double(), b.double(), dim=-1)
-
-
-def _difference(a: Float[Tensor, "k d"], reference: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
-    return (a - reference).double().norm(dim=-1) / reference.double().norm(dim=-1)
+def _numbers(found: estimates.Estimate) -> Estimate:
+    return Estimate(value=found.value, stderr=found.stderr, draws=found.samples)
 
 
 def _gradient(
