@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pullback as pb
 from tests.cases import CASES, WITH_TARGETS, Case
-from tests.checks import assert_agree
+from tests.checks import EXACT, assert_agree
 from tests.entries import measured
-from tests.metrics.conformance import MetricConformance, metric_of
+from tests.metrics.conformance import Answers, MetricConformance, metric_of
 
 
 class TestAlgebra(MetricConformance):
     representation = "implicit"
     draws = 100
     residual = 1e-6  # what conjugate gradients are documented to stop at
+
+    def check_operations(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        """Solves are as good as they are asked to be: here to rounding, like all others."""
+        metric.tolerance = EXACT / 10
+        super().check_operations(answers, metric, dense)
+
+    def check_algebra(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, folder: Path
+    ) -> None:
+        """Sums and multiples are products put together; what has entries of its own is refused."""
+        v = metric.space.randn(seed=3)
+        other = metric.to("diagonal")
+        for name, found, expected in (
+            ("multiple", 2.5 * metric, 2.5 * dense),
+            ("quotient", metric / -4, -dense / 4),
+            ("sum", metric + 2.0 * metric, 3 * dense),
+            ("difference", metric - 0.5 * metric, dense / 2),
+            ("sum with another kind", metric + other, dense + other.to_dense()),
+            ("difference from another kind", other - metric, other.to_dense() - dense),
+        ):
+            answers.compare(name, (found @ v).flat, expected @ v.flat)
+        answers.compare("trace", float(found.trace()), expected.trace())
+        answers.compare("diagonal", found.diagonal().flat, expected.diagonal())
+        answers.compare("dense difference", found.to_dense(), expected)
+        for name, refused in (
+            ("power", lambda: metric.power(0.5)),
+            ("inverse", lambda: metric.inverse()),
+            ("file", lambda: metric.save(folder / "metric.safetensors")),
+            ("block", lambda: metric["0"]),
+        ):
+            with pytest.raises(pb.InputError, match=r"no entries.*metric\.to\("):
+                refused()
+            assert not list(folder.iterdir()), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -86,7 +86,7 @@ class _Truth:
 def _compare(representation: str, metric: Metric, truth: _Truth) -> Approximation:
     matrix, products = metric.to_dense(), metric @ truth.vectors
     error = torch.linalg.norm(matrix - truth.matrix) / torch.linalg.norm(truth.matrix)
-    trace, true_trace = metric.trace(), truth.matrix.trace()
+    trace, true_trace = float(metric.trace()), truth.matrix.trace()
     return Approximation(
         representation=representation,
         frobenius=error.item(),
