@@ -52,7 +52,7 @@ def test_metrics_of_different_spaces_do_not_add(one: str, other: str) -> None:
         pb.fisher(*small(4), "categorical", other),
     )
     for refused in (lambda: first + second, lambda: first - second, lambda: first @ second):
-        with pytest.raises(pb.InputError, match=r"metrics.*8 parameters.*10.*one space"):
+        with pytest.raises(pb.InputError, match=r"metrics.*parameters.*one space"):
             refused()
 
 
