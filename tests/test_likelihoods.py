@@ -37,6 +37,7 @@ from pullback.likelihoods import (
     likelihood_of,
     register_information,
 )
+from pullback.likelihoods.base import REGISTRY
 from pullback.likelihoods.information import _REGISTRY
 from tests import reference
 from tests.cases import LIKELIHOODS, WITH_TARGETS, named
@@ -728,3 +729,58 @@ class TestBadChoices:
     def test_a_variance_that_is_not_positive(self, variance: float) -> None:
         with pytest.raises(pb.InputError, match="variance"):
             pb.likelihoods.Gaussian(variance=variance)
+
+
+# Every distribution that has a closed form, and every likelihood with a name, on four outputs.
+REGISTERED = {
+    kind.__name__
+    for kind in (Bernoulli, Categorical, Independent, MultivariateNormal, Normal, Poisson, StudentT)
+}
+
+
+class TestConvergence:
+    """Sampled metrics tend to the closed form, with an error of 1 / sqrt(n T)."""
+
+    outputs = OUTPUTS[:2]
+    labels, seeds = 32, 24
+
+    def deviations(self, likelihood: Likelihood, labels: int, seed: int) -> Tensor:
+        """Of the mean over samples of the sampled output metric from the exact one, (c, c)."""
+        drawn = Source(likelihood, "sampled", labels, seed).open().next(self.outputs, None)
+        u = drawn.part(0, labels)
+        sampled = torch.einsum("tni,tnj->ij", u, u) / len(self.outputs)
+        return sampled - metric_of(likelihood, self.outputs).mean(0)
+
+    @pytest.mark.parametrize("name", EVERY)
+    def test_16_times_the_labels_have_a_quarter_of_the_error(self, name: str) -> None:
+        """Root mean squares over seeds: within 4 standard errors of the ratio, 4 (1 +- 0.3)."""
+
+        def size(labels: int) -> float:
+            found = [self.deviations(EVERY[name], labels, seed) for seed in range(self.seeds)]
+            return float(torch.stack(found).square().mean().sqrt())
+
+        assert 2.8 < size(self.labels) / size(16 * self.labels) < 5.7
+
+    @pytest.mark.parametrize("name", EVERY)
+    def test_the_limit_is_the_closed_form_within_four_standard_errors(self, name: str) -> None:
+        likelihood, labels = EVERY[name], 4000
+        u = Source(likelihood, "sampled", labels, 5).open().next(self.outputs, None)
+        scores = u.part(0, labels) * labels**0.5
+        products = torch.einsum("tni,tnj->tnij", scores, scores)
+        error = products.mean(0) - metric_of(likelihood, self.outputs)
+        assert bool((error.abs() <= 4 * products.std(0) / labels**0.5 + 1e-12).all())
+
+    def test_no_registered_distribution_is_left_out(self) -> None:
+        made = set()
+        for function in DISTRIBUTIONS.values():
+            distribution = function(OUTPUTS)
+            made.add(type(distribution).__name__)
+            while isinstance(distribution, Independent):
+                distribution = distribution.base_dist
+                made.add(type(distribution).__name__)
+        assert {kind.__name__ for kind in _REGISTRY} == REGISTERED
+        assert made >= REGISTERED
+
+    def test_no_named_likelihood_is_left_out(self) -> None:
+        kinds = {type(likelihood).__name__ for likelihood in EVERY.values()}
+        assert {kind.__name__ for kind in REGISTRY.values()} <= kinds

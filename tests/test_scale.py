@@ -72,7 +72,7 @@ v = implicit.space.randn(seed=1)
 product, trace = implicit @ v, implicit.trace()
 quadratic = float(v @ product)
 kfac = pb.fisher(model, x, representation="kfac", **options)
-print(implicit.space.size, quadratic, trace, kfac.trace(), float(v @ kfac @ v))
+print(implicit.space.size, quadratic, float(trace), kfac.trace(), float(v @ kfac @ v))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 

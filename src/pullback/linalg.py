@@ -60,3 +60,11 @@ def eigh(
     largest = values.abs().amax(-1, keepdim=True)
     rounding = largest * values.shape[-1] * torch.finfo(values.dtype).eps
     return torch.where(values.abs() <= rounding, 0.0, values), vectors
+
+
+def not_negative(values: Float[Tensor, "*r"]) -> Float[Tensor, "*r"]:
+    """Eigenvalues that a root is to be taken of: rounding below zero is zero, anything else NaN."""
+    if not values.numel():
+        return values
+    rounding = 10 * values.numel() * torch.finfo(values.dtype).eps * values.abs().amax()
+    return torch.where(values < -rounding, torch.nan, values.clamp(min=0))

@@ -1,11 +1,14 @@
 """What every representation of a metric answers, checked against its own dense matrix.
 
-A representation's test file inherits `MetricConformance` and names the representation. The values
-of the matrix itself are compared with the slow twin elsewhere; here it is the algebra alone.
+A representation's test file inherits `MetricConformance` and names the representation. Each
+operation has a test of its own on a few cases; one further test goes over the whole grid, for exact
+and for sampled metrics, and says by name which operations are wrong. The values of exact matrices
+are compared with the slow twin elsewhere, those of sampled ones here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -15,8 +18,11 @@ import torch
 from torch import Tensor
 
 import pullback as pb
+from pullback.cotangents import Source
+from pullback.likelihoods import likelihood_of
 from pullback.metrics.implicit import Implicit
-from tests.cases import Case, named
+from tests import reference
+from tests.cases import CASES, Case, named
 from tests.checks import EXACT, assert_agree
 from tests.entries import measured, space_of
 
@@ -40,6 +46,53 @@ ALGEBRA = [
 ]
 
 
+LABELS = 2  # drawn for each sample of a sampled metric
+SEED = 3  # of these draws
+DAMPING = 0.1
+POWERS = (-1, 0.5, -0.5, 2)
+
+
+def on_the_grid(case: Case, representation: str, estimator: str) -> pb.Metric:
+    """A metric of its own, exact or of a few labels drawn for each sample."""
+    return measured(case, representation, estimator=estimator, samples=LABELS, seed=SEED)
+
+
+def output_metric_of(case: Case, estimator: str) -> Tensor:
+    """The output metric of `on_the_grid`, (n, c, c): of sampled ones the mean over the labels."""
+    if estimator == "exact":
+        return case.output_metric(case.likelihood)
+    source = Source(likelihood_of(case.likelihood), "sampled", LABELS, SEED)
+    scores = source.open().next(case.outputs, None).part(0, LABELS)
+    return torch.einsum("tni,tnj->nij", scores, scores)
+
+
+class Answers:
+    """Comparisons by name, all of which are made before any of them fails the test."""
+
+    def __init__(self) -> None:
+        self.wrong: dict[str, str] = {}
+
+    def compare(
+        self, name: str, found: Tensor | float, expected: Tensor | float, within: float = EXACT
+    ) -> None:
+        try:
+            assert_agree(found, expected, within)
+        except AssertionError as problem:
+            self.wrong[name] = str(problem)
+
+    def closed_or_refused(
+        self, name: str, found: Callable[[], pb.Metric], elsewhere: str, expected: Tensor
+    ) -> None:
+        """Compare what is closed; what is not has to name a representation that is."""
+        try:
+            matrix = found().to_dense()
+        except pb.InputError as problem:
+            if elsewhere not in str(problem):
+                self.wrong[name] = f"does not say {elsewhere}: {problem}"
+        else:
+            self.compare(name, matrix, expected)
+
+
 @cache
 def metric_of(representation: str, case: Case, estimator: str = "exact") -> pb.Metric:
     """The library's metric of a case, computed once."""
@@ -51,8 +104,66 @@ class MetricConformance:
 
     representation: ClassVar[str]
     residual: ClassVar[float] = EXACT  # relative, of a solve
+    solved_with: ClassVar[float] = DAMPING  # on the whole grid
     positive: ClassVar[bool] = True  # quasi-diagonals need not be
     draws: ClassVar[int] = 20_000  # to compare a covariance with
+
+    @pytest.mark.parametrize("estimator", ["exact", "sampled"])
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_every_operation_on_the_whole_grid(
+        self, case: Case, estimator: str, tmp_path: Path
+    ) -> None:
+        metric = on_the_grid(case, self.representation, estimator)
+        answers, dense = Answers(), metric.to_dense()
+        self.check_values(answers, metric, dense, case, estimator)
+        self.check_operations(answers, metric, dense)
+        self.check_spectrum(answers, metric, dense)
+        self.check_algebra(answers, metric, dense, tmp_path)
+        assert answers.wrong == {}
+
+    def check_values(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, case: Case, estimator: str
+    ) -> None:
+        """The entries, against the twin, wherever the representation has room for them."""
+        expected = reference.fisher(case.rows, output_metric_of(case, estimator))
+        if self.representation not in ("dense", "lowrank", "implicit"):
+            room = support(metric.space, metric, self.representation)
+            expected = torch.where(room, expected, 0.0)
+        answers.compare("entries", dense, expected)
+
+    def check_operations(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        """What is asked of every metric."""
+        v, batch = metric.space.randn(seed=1), metric.space.randn(seed=2, batch=(2, 1))
+        answers.compare("product", (metric @ v).flat, dense @ v.flat)
+        answers.compare("product on the left", (v @ metric).flat, v.flat @ dense)
+        answers.compare("products", (metric @ batch).flat, batch.flat @ dense)
+        answers.compare("quadratic form", v @ metric @ v, v.flat @ dense @ v.flat)
+        answers.compare("quadratic", float(metric.quadratic(v)), v.flat @ dense @ v.flat)
+        answers.compare("product of two", (metric @ metric @ v).flat, dense @ (dense @ v.flat))
+        answers.compare("trace", float(metric.trace()), dense.trace())
+        answers.compare("diagonal", metric.diagonal().flat, dense.diagonal())
+        for name, right in (("solve", v), ("solves", batch)):
+            x = metric.solve(right, self.solved_with).flat
+            answers.compare(name, x @ self.damped(dense, self.solved_with), right.flat)
+
+    def check_spectrum(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        """Eigenvalues and eigenvectors."""
+        values = torch.linalg.eigvalsh(dense).flip(0)
+        answers.compare("spectral norm", metric.spectral_norm(), values.abs().max())
+        answers.compare("eigenvalues", metric.eigenvalues(), values)
+        leading, vectors = metric.eigh(3)
+        answers.compare("leading eigenvalues", leading, values[:3])
+        answers.compare(
+            "orthonormal eigenvectors", vectors.flat @ vectors.flat.T, torch.eye(3).double()
+        )
+        turned = leading.unsqueeze(1) * vectors.flat
+        answers.compare("eigenvectors", (vectors.flat @ dense - turned).norm() / dense.norm(), 0.0)
+
+    def check_algebra(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, folder: Path
+    ) -> None:
+        """What makes metrics of metrics."""
+        raise NotImplementedError
 
     @pytest.fixture(params=ALGEBRA, ids=str)
     def metric(self, request: pytest.FixtureRequest) -> pb.Metric:
@@ -296,6 +407,64 @@ class BlockConformance(MetricConformance):
     split: ClassVar[bool] = False  # whether it has Kronecker factors
     sums: ClassVar[bool] = True  # whether sums are of the same kind
     differences: ClassVar[bool] = True
+
+    def check_operations(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        super().check_operations(answers, metric, dense)
+        answers.compare("Frobenius norm", metric.norm(), dense.norm())
+        damped = self.damped(dense, DAMPING)
+        if self.positive or float(torch.linalg.eigvalsh(damped).min()) > 0:  # else there is none
+            answers.compare("logdet", metric.logdet(DAMPING), torch.logdet(damped))
+
+    def check_algebra(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, folder: Path
+    ) -> None:
+        for factor in (2.5, -1.5):
+            answers.compare(f"times {factor}", (factor * metric).to_dense(), factor * dense)
+        convert = "metric.to("
+        answers.closed_or_refused("sum", lambda: metric + 2.0 * metric, convert, 3 * dense)
+        answers.closed_or_refused("difference", lambda: metric - 0.5 * metric, convert, dense / 2)
+        answers.compare("average", pb.average([metric, metric], [0.3, 0.7]).to_dense(), dense)
+        self.check_powers(answers, metric, dense)
+        for name, members in metric.members.items():
+            slices = [metric.space.slices[member] for member in members]
+            places = torch.cat([torch.arange(s.start, s.stop) for s in slices])
+            own = dense[places.unsqueeze(1), places]
+            answers.compare(f"block {name}", metric[name].to_dense(), own)
+        for target in ("dense", "block", "diagonal", "quasidiagonal", "lowrank"):
+            self.check_conversion(answers, metric, dense, target)
+        metric.save(folder / "metric.safetensors")
+        again = pb.Metric.load(folder / "metric.safetensors")
+        answers.compare("file", again.to_dense(), dense, 1e-15)
+
+    def check_powers(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        values, vectors = torch.linalg.eigh(self.damped(dense, DAMPING))
+        for power in POWERS:
+            expected = (vectors * values.pow(power)) @ vectors.T
+
+            def found(power: float = power) -> pb.Metric:
+                return metric.power(power, DAMPING)
+
+            answers.closed_or_refused(f"power {power}", found, "metric.to('block')", expected)
+        if self.functions:
+            answers.compare(
+                "inverse",
+                metric.inverse(DAMPING).to_dense(),
+                torch.linalg.inv(self.damped(dense, DAMPING)),
+            )
+            root = metric.power(0.5).to_dense()
+            answers.compare("square of the root", root @ root, dense)
+
+    def check_conversion(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, target: str
+    ) -> None:
+        """What the target has room for is kept, the rest is zero."""
+        if target == "lowrank" and not self.positive:  # a square is never negative
+            answers.closed_or_refused("to lowrank", lambda: metric.to(target), "'dense'", dense)
+            return
+        found = metric.to(target)
+        if target not in ("dense", "lowrank"):
+            dense = torch.where(support(metric.space, found, target), dense, 0.0)
+        answers.compare(f"to {target}", found.to_dense(), dense)
 
     def test_frobenius_norm(self, metric: pb.Metric, dense: Tensor) -> None:
         assert_agree(metric.norm(), dense.norm())

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pullback as pb
 from pullback import autodiff
 from pullback.batches import Batch
 from pullback.metrics import implicit
-from tests.cases import CASES, WITH_TARGETS, Case
-from tests.checks import assert_agree
+from tests.cases import CASES, WITH_TARGETS, Case, named
+from tests.checks import EXACT, assert_agree
 from tests.entries import measured
-from tests.metrics.conformance import MetricConformance, metric_of
+from tests.metrics.conformance import Answers, MetricConformance, metric_of
 
 
 class TestAlgebra(MetricConformance):
     representation = "implicit"
     draws = 100
     residual = 1e-6  # what conjugate gradients are documented to stop at
+    solved_with = 10.0  # few products are enough
+
+    def check_operations(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        """Solves are as good as they are asked to be: here to rounding, like all others."""
+        metric.tolerance = EXACT / 10
+        super().check_operations(answers, metric, dense)
+
+    def check_spectrum(self, answers: Answers, metric: pb.Metric, dense: Tensor) -> None:
+        """Lanczos sees products alone, which were compared: small spaces, of few products, do."""
+        if metric.space.size <= 40:
+            super().check_spectrum(answers, metric, dense)
+
+    def check_algebra(
+        self, answers: Answers, metric: pb.Metric, dense: Tensor, folder: Path
+    ) -> None:
+        """Sums and multiples are products put together; what has entries of its own is refused."""
+        v = metric.space.randn(seed=3)
+        other = metric.to("diagonal")
+        for name, found, expected in (
+            ("multiple", 2.5 * metric, 2.5 * dense),
+            ("quotient", metric / -4, -dense / 4),
+            ("sum", metric + 2.0 * metric, 3 * dense),
+            ("difference", metric - 0.5 * metric, dense / 2),
+            ("sum with another kind", metric + other, dense + other.to_dense()),
+            ("difference from another kind", other - metric, other.to_dense() - dense),
+        ):
+            answers.compare(name, (found @ v).flat, expected @ v.flat)
+        answers.compare("trace", float(found.trace()), expected.trace())
+        answers.compare("diagonal", found.diagonal().flat, expected.diagonal())
+        answers.compare("dense difference", found.to_dense(), expected)
+        for name, refused in (
+            ("power", lambda: metric.power(0.5)),
+            ("inverse", lambda: metric.inverse()),
+            ("file", lambda: metric.save(folder / "metric.safetensors")),
+            ("block", lambda: metric["0"]),
+        ):
+            with pytest.raises(pb.InputError, match=r"no entries.*metric\.to\("):
+                refused()
+            assert not list(folder.iterdir()), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -180,7 +221,122 @@ class TestEstimates:
         with pytest.raises(pb.InputError, match="samples"):
             getattr(metric_of("implicit", CASES[0]), quantity)(samples=1)
 
+    def test_a_matrix_that_is_not_positive_has_no_root_and_no_determinant(self) -> None:
+        negative = -1.0 * metric_of("implicit", CASES[0])
+        with pytest.raises(pb.InputError, match="positive"):
+            negative.sample()
+        with pytest.raises(pb.InputError, match="damping"):
+            negative.logdet(damping=1e-3)
+
     def test_another_representation_by_another_pass(self) -> None:
         metric = metric_of("implicit", CASES[0])
         expected = measured(CASES[0], "ekfac")
         assert_agree(metric.to("ekfac").to_dense(), expected.to_dense())
+
+
+def exact_and_drawn(case: Case, estimator: str, samples: int, seed: int) -> list[float]:
+    """Deviations of trace and quadratic form from the exact ones, in standard errors."""
+    dense = case.fisher(case.likelihood)
+    metric = measured(case, "implicit", estimator=estimator, samples=samples, seed=seed)
+    v = metric.space.randn(seed=1)
+    found = metric.trace(), metric.quadratic(v)
+    expected = dense.trace(), v.flat @ dense @ v.flat
+    return [(f.value - float(e)) / f.stderr for f, e in zip(found, expected, strict=True)]
+
+
+class TestErrorsOfDraws:
+    """Where cotangents are drawn at random, numbers carry the standard error of the draws."""
+
+    case = named("mlp")
+
+    @pytest.mark.parametrize("estimator", ["sketched", "sampled"])
+    def test_200_seeds_cover_the_exact_value_as_often_as_they_should(self, estimator: str) -> None:
+        """Two standard errors hold 95 % of a normal distribution: 190 of 200, within 3.2."""
+        deviations = [exact_and_drawn(self.case, estimator, 16, seed) for seed in range(200)]
+        covered = (torch.tensor(deviations).abs() <= 2).sum(0)
+        assert bool(((covered >= 178) & (covered <= 199)).all())
+        spread = torch.tensor(deviations).square().mean(0).sqrt()
+        assert bool(((spread > 0.8) & (spread < 1.25)).all())
+
+    @pytest.mark.parametrize("estimator", ["sketched", "sampled"])
+    def test_16_times_the_draws_have_a_quarter_of_the_error(self, estimator: str) -> None:
+        few, many = (
+            measured(self.case, "implicit", estimator=estimator, samples=t) for t in (32, 512)
+        )
+        v = few.space.randn(seed=1)
+        for one, other in (
+            (few.trace(), many.trace()),
+            (few.quadratic(v), many.quadratic(v)),
+        ):
+            assert 3 < one.stderr / other.stderr < 5
+            assert (one.samples, other.samples) == (32 * self.case.n, 512 * self.case.n)
+
+    @pytest.mark.parametrize("representation", ["dense", "diagonal", "ekfac"])
+    def test_they_are_the_errors_of_what_is_stored_from_the_same_draws(
+        self, representation: str
+    ) -> None:
+        options = {"estimator": "sampled", "samples": 4, "seed": 7}
+        implicit = measured(self.case, "implicit", **options)
+        stored = measured(self.case, representation, **options)
+        assert_agree(implicit.trace().value, stored.trace())
+
+    def test_one_draw_for_each_sample_has_an_upper_bound(self) -> None:
+        bounds = [
+            measured(self.case, "implicit", estimator="sampled", seed=s).trace() for s in range(50)
+        ]
+        values = torch.tensor([bound.value for bound in bounds])
+        mean = sum(bound.stderr**2 for bound in bounds) / len(bounds)
+        assert mean > float(values.var())
+        alone = measured(named("one sample"), "implicit", estimator="sampled").trace()
+        assert alone.stderr == float("inf")
+
+    def test_batches_and_memory_do_not_change_them(self) -> None:
+        options = {"estimator": "sampled", "samples": 3, "representation": "implicit"}
+        x, module = self.case.inputs, self.case.module
+        whole, parts, little = (
+            pb.fisher(module, data, memory=memory, **options)
+            for data, memory in ((x, None), (x.split(2), None), (x, 1))
+        )
+        v = whole.space.randn(seed=1)
+        for other in (parts, little):
+            for found, expected in (
+                (other.trace(), whole.trace()),
+                (other.quadratic(v), whole.quadratic(v)),
+            ):
+                assert_agree(found.value, expected.value)
+                assert_agree(found.stderr, expected.stderr)
+
+    def test_the_exact_metric_has_plain_numbers(self) -> None:
+        metric = metric_of("implicit", self.case)
+        assert isinstance(metric.trace(), float)
+        assert isinstance(metric.quadratic(metric.space.randn(seed=1)), float)
+
+    def test_a_batch_of_vectors_has_no_one_quadratic_form(self) -> None:
+        for representation in ("implicit", "diagonal"):
+            metric = measured(self.case, representation, estimator="sampled")
+            with pytest.raises(pb.InputError, match=r"vector.*batch"):
+                metric.quadratic(metric.space.randn(seed=1, batch=(2,)))
+
+    def test_those_of_a_sum_of_equal_draws_add_up(self) -> None:
+        metric = measured(self.case, "implicit", estimator="sampled", samples=3)
+        assert_agree((metric - 3.0 * metric).trace().stderr, 4 * metric.trace().stderr)
+
+    def test_a_hundred_thousand_outputs_are_read_from_a_few_draws(self) -> None:
+        """A head that is fixed leaves 12 parameters, so that the exact matrix is at hand."""
+        torch.manual_seed(0)
+        outputs = 100_000
+        head = torch.randn(outputs, 4, dtype=torch.float64)
+        layer = nn.Linear(2, 4).double()
+        network = pb.Network(layer, outputs=lambda hidden: hidden @ head.T)
+        x = torch.randn(10, 2, dtype=torch.float64)
+        p = (layer(x).detach() @ head.T).softmax(1)
+        mean = p @ head
+        inner = torch.einsum("nc,ci,cj->nij", p, head, head) - torch.einsum(
+            "ni,nj->nij", mean, mean
+        )
+        ones = torch.cat([x, torch.ones(10, 1, dtype=x.dtype)], 1)
+        exact = float((inner.diagonal(dim1=1, dim2=2).sum(1) * ones.square().sum(1)).mean())
+        metric = pb.fisher(network, x, "categorical", "implicit", "sketched", samples=8)
+        found = metric.trace()
+        assert abs(found.value - exact) <= 4 * found.stderr < 2 * exact
+        assert found.samples == 80

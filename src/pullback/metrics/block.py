@@ -18,6 +18,7 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from pullback.errors import InputError
+from pullback.linalg import not_negative
 from pullback.metrics.products import Products
 
 # A function of one number, applied to every eigenvalue.
@@ -115,8 +116,11 @@ class Block(ABC):
         return float((self.eigenvalues() + damping).log().sum())
 
     def sample(self, noise: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """`F^(1/2)` times independent N(0, 1) numbers: a sample of N(0, F)."""
-        return self.apply(lambda values: values.clamp(min=0).sqrt()).product(noise)
+        """`F^(1/2)` times independent N(0, 1) numbers: a sample of N(0, F).
+
+        Not finite where F is not positive.
+        """
+        return self.apply(lambda values: not_negative(values).sqrt()).product(noise)
 
     def sample_inverse(
         self, noise: Float[Tensor, "*b d"], damping: int | float

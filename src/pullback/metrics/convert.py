@@ -78,6 +78,8 @@ def square_root(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "r d"]:
     """
     values, vectors = eigh(matrix)
     if bool((values < 0).any()):
-        raise InputError("representation: 'lowrank' is for positive metrics, this one is not")
+        raise InputError(
+            "representation: 'lowrank' is a square, and this metric is not positive; use 'dense'"
+        )
     kept = values > 0
     return (vectors[:, kept] * values[kept].sqrt()).T

@@ -62,7 +62,9 @@ def fisher(
             "implicit", else sketched; `metric.origin` says which. A distribution can be exact or
             sketched where its information is registered, `likelihoods.register_information`.
         samples: for "sketched" and "sampled", vectors of signs or labels for each sample, hence
-            backward passes.
+            backward passes. How far these are from the exact matrix, the same call with
+            "implicit" tells: there `trace()` and `quadratic(v)`, of the very same draws, are an
+            `Estimate` with its standard error (with one draw for each sample, an upper bound).
         seed: of these draws; the draws do not depend on the batch size.
         memory: bytes for intermediate results; None for a default.
         progress: whether to show a progress bar; None shows one on a terminal.

@@ -144,7 +144,7 @@ class Hessian(Operator):
         for name, second in zip(leaves, found, strict=True):
             total[name][row].add_(second)
 
-    def trace(self, samples: int = 32, seed: int = 0) -> Estimate:  # type: ignore[override]
+    def trace(self, samples: int = 32, seed: int = 0) -> Estimate:
         """The trace, estimated: `z H z` has it as its mean for random signs z (Hutchinson)."""
         signs = self._signs(samples, seed)
         return Estimate.of(torch.linalg.vecdot(signs, self._product(signs)))

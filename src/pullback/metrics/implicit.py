@@ -2,7 +2,8 @@
 
 A product costs one forward pass with its tangent and one backward pass for each batch, which
 several vectors share where memory and the module allow it; trace and diagonal are sums of squares
-from the tape. Everything else is iterative, as for any `Operator`.
+from the tape. Everything else is iterative, as for any `Operator`. Where the cotangents are drawn
+at random, trace and quadratic form carry their standard errors.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.autodiff import add_pull_, add_push_pull_
-from pullback.batches import Batch, all_finite, working_memory
+from pullback.autodiff import add_pull_, add_push_pull_, push_batch
+from pullback.batches import Batch, all_finite, tracked, working_memory
 from pullback.cotangents import Cotangents, Pass
 from pullback.errors import InputError
+from pullback.estimates import Estimate
 from pullback.metrics.build import build, mean_gradient
 from pullback.metrics.metric import BlockMetric
 from pullback.metrics.operator import Operator
@@ -85,7 +87,27 @@ class Implicit(Operator):
                 total.flat.sub_(noise.sum((0, -1)).unsqueeze(-1) * self._mean.flat)
         return total / math.sqrt(samples)
 
-    def trace(self) -> float:
+    @property
+    def _drawn(self) -> bool:
+        """Whether the cotangents are drawn at random, so that what is made of them is estimated."""
+        return self.origin.estimator in ("sketched", "sampled")
+
+    def quadratic(self, vector: ParameterVector) -> float | Estimate:
+        if not self._drawn:
+            return super().quadratic(vector)
+        self._check_single(vector)
+        sweep, flat = self._sweep, vector.in_space(self.space)
+        draws, found = sweep.source.open(), []
+        for batch in tracked(sweep.batches, "quadratic", sweep.batches.count, sweep.progress):
+            roots = draws.next(sweep.network(batch), batch.targets)
+            change = push_batch(sweep.network, flat, batch)
+            along = torch.einsum("knc,nc->kn", roots.part(0, len(roots)), change)
+            found.append(along.double().square() * len(roots))
+        return self._estimated(torch.cat(found, 1))
+
+    def trace(self) -> float | Estimate:
+        if self._drawn:
+            return self._estimated(self._sweep.settled(self._norms_of_draws))
         total = self._sweep.settled(self._squared_norms)
         if not math.isfinite(total):
             raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
@@ -98,6 +120,31 @@ class Implicit(Operator):
             for part in step.parts():
                 total += float(part.squared_norm().double().sum())
         return total
+
+    def _norms_of_draws(self) -> Float[Tensor, "t n"]:
+        """The squared norm of each sample's gradient for each draw, as if it were the only one."""
+        pieces, own = [], []
+        for step in self._sweep.steps("trace"):
+            shape = step.cotangents.stop - step.cotangents.start, step.samples
+            norms = torch.zeros(shape, dtype=torch.float64, device=self.space.device)
+            for part in step.parts():
+                norms += part.squared_norms()
+            own.append(norms)
+            if step.last:
+                pieces.append(torch.cat(own) * step.cotangents.stop)
+                own = []
+        return torch.cat(pieces, 1)
+
+    @staticmethod
+    def _estimated(draws: Float[Tensor, "t n"]) -> Estimate:
+        """The mean of independent draws for each sample.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        if not all_finite(draws):
+            raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
+        return Estimate.over_samples(draws)
 
     def diagonal(self) -> ParameterVector:
         return self._sweep.settled(lambda: build(self._sweep, "diagonal")).diagonal()

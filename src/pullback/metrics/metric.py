@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from pullback.batches import check_fits
 from pullback.errors import InputError
+from pullback.estimates import Estimate
+from pullback.linalg import not_negative
 from pullback.metrics.block import Block
 from pullback.metrics.convert import by_layer, converted, square_root
 from pullback.metrics.dense import Dense
@@ -96,6 +98,25 @@ class Metric(ABC):
         if not isinstance(vector, ParameterVector):
             return NotImplemented
         return ParameterVector(self.space, self._product(vector.in_space(self.space)))  # symmetric
+
+    def quadratic(self, vector: ParameterVector) -> float | Estimate:
+        """The quadratic form `v F v` of one vector, the squared length of a small move.
+
+        Of a sketched or sampled "implicit" metric it carries its standard error.
+
+        Raises:
+            InputError: the vector belongs to another space, or is a batch of vectors.
+        """
+        self._check_single(vector)
+        return float(vector @ (self @ vector))
+
+    def _check_single(self, vector: ParameterVector) -> None:
+        shape = tuple(vector.in_space(self.space).shape[:-1])
+        if shape:
+            raise InputError(
+                f"vector: a batch of shape {shape}, of which there is no one quadratic form; give "
+                "one vector, or take v @ (F @ v)"
+            )
 
     def solve(
         self, vector: ParameterVector, damping: int | float = 1e-3, split: str = "none"
@@ -238,8 +259,8 @@ class Metric(ABC):
         """A root of the damped inverse times noise."""
 
     @abstractmethod
-    def trace(self) -> float:
-        """The trace."""
+    def trace(self) -> float | Estimate:
+        """The trace; of a sketched or sampled "implicit" metric with its standard error."""
 
     @abstractmethod
     def diagonal(self) -> ParameterVector:
@@ -252,6 +273,10 @@ class Metric(ABC):
         Raises:
             InputError: it cannot fit into memory.
         """
+
+    @abstractmethod
+    def to(self, representation: str) -> BlockMetric:
+        """The metric in another representation."""
 
     @abstractmethod
     def eigenvalues(self) -> Float[Tensor, " d"]:
@@ -464,20 +489,23 @@ class BlockMetric(Metric):
         """`(F + damping I)^exponent`: any real power, -1 for the inverse, 0.5 for the root.
 
         Raises:
-            InputError: the representation is not closed under powers, or the matrix is singular
-                and the exponent negative.
+            InputError: the representation is not closed under powers; the matrix is singular and
+                the exponent negative; or it is not positive and the exponent no integer.
         """
         check_damping(damping)
 
         def function(values: Tensor) -> Tensor:
             damped = values + damping
-            if exponent != int(exponent):  # rounding leaves tiny negative eigenvalues
-                damped = damped.clamp(min=0)
+            if exponent != int(exponent):
+                damped = not_negative(damped)
             return damped.pow(exponent)
 
         found = self._with({name: block.apply(function) for name, block in self.blocks.items()})
         if not math.isfinite(found.trace()):
-            raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
+            raise InputError(
+                f"damping: {damping} is too small, the matrix is singular or, for a broken "
+                "exponent, not positive; raise it"
+            )
         return found
 
     def inverse(self, damping: int | float = 1e-3) -> BlockMetric:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from pullback.errors import InputError
 from pullback.estimates import Estimate
+from pullback.linalg import not_negative
 from pullback.metrics import iterative
-from pullback.metrics.metric import BlockMetric, Metric, check_damping
+from pullback.metrics.metric import BlockMetric, Metric, check_damping, check_same_space
 from pullback.metrics.origin import Origin
 from pullback.parameters import ParameterSpace, ParameterVector
 
@@ -49,6 +52,71 @@ class Operator(Metric):
     def to(self, representation: str) -> BlockMetric:
         """The same matrix in another representation, by other passes over the data."""
 
+    def __mul__(self, factor: int | float) -> Combination:
+        return Combination([(factor, self)])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: int | float) -> Combination:
+        return self * (1 / divisor)
+
+    def __neg__(self) -> Combination:
+        return self * -1
+
+    def __add__(self, other: Metric) -> Combination:
+        if not isinstance(other, Metric):
+            return NotImplemented
+        return Combination([(1, self), (1, other)])
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Metric) -> Combination:
+        if not isinstance(other, Metric):
+            return NotImplemented
+        return Combination([(1, self), (-1, other)])
+
+    def __rsub__(self, other: Metric) -> Combination:
+        return -self + other
+
+    def power(self, exponent: int | float, damping: int | float = 0.0) -> BlockMetric:
+        """Refused: a matrix function has entries of its own, which products do not give.
+
+        Raises:
+            InputError: always; it names the representations that are closed under powers.
+        """
+        raise _no_entries(
+            f"the power {exponent}",
+            "metric.solve multiplies with the inverse, metric.sample and metric.sample_inverse "
+            "with the roots; metric.to('dense') has all powers",
+        )
+
+    def inverse(self, damping: int | float = 1e-3) -> BlockMetric:
+        """Refused, as `power`.
+
+        Raises:
+            InputError: always.
+        """
+        return self.power(-1, damping)
+
+    def save(self, path: str | Path) -> None:
+        """Refused: there is nothing but the model and the data.
+
+        Raises:
+            InputError: always.
+        """
+        raise _no_entries("a file", "save metric.to('dense') or metric.to('ekfac')")
+
+    def __getitem__(self, name: str) -> BlockMetric:
+        """Refused: products of a block alone are those of a selection of the parameters.
+
+        Raises:
+            InputError: always.
+        """
+        raise _no_entries(
+            f"the block {name!r}",
+            f"use metric.to('block')[{name!r}], or give `fisher` a Network of those parameters",
+        )
+
     def _solution(self, flat: Tensor, damping: int | float, split: str) -> Tensor:
         if split != "none":
             raise InputError("split: 'implicit' has no Kronecker factors to damp")
@@ -56,7 +124,7 @@ class Operator(Metric):
 
     def _sample(self, noise: Tensor) -> Tensor:
         return iterative.function_times(
-            self._product, noise, lambda values: values.clamp(min=0).sqrt(), self.steps
+            self._product, noise, lambda values: not_negative(values).sqrt(), self.steps
         )
 
     def _sample_inverse(self, noise: Tensor, damping: int | float) -> Tensor:
@@ -75,7 +143,7 @@ class Operator(Metric):
         """The logarithm of the determinant of `F + damping I`, by stochastic Lanczos quadrature.
 
         Raises:
-            InputError: the damping is not positive.
+            InputError: the damping is not positive, or too small for the matrix to be so.
         """
         check_damping(damping)
         if damping == 0:
@@ -83,8 +151,12 @@ class Operator(Metric):
         nodes, weights, _ = iterative.quadrature(
             self._product, self._signs(samples, seed), self.steps
         )
-        logs = (nodes.clamp(min=0) + damping).log()
-        return Estimate.of(self.space.size * (weights * logs).sum(1))
+        damped = nodes + damping
+        if bool((damped <= 0).any()):
+            raise InputError(
+                f"damping: {damping} is too small for the matrix to be positive; raise it"
+            )
+        return Estimate.of(self.space.size * (weights * damped.log()).sum(1))
 
     def spectral_density(
         self, samples: int = 8, seed: int = 0
@@ -109,7 +181,7 @@ class Operator(Metric):
     def spectral_norm(self) -> float:
         """The largest absolute eigenvalue."""
         if self.space.size == 1:
-            return abs(self.trace())
+            return abs(float(self.trace()))
         return float(iterative.largest_eigenpairs(self.to_scipy(), 1, by_size=True)[0].abs())
 
     def eigh(self, k: int) -> tuple[Tensor, ParameterVector]:
@@ -125,3 +197,55 @@ class Operator(Metric):
 
     def to_dense(self) -> Tensor:
         return self.to("dense").to_dense()
+
+
+class Combination(Operator):
+    """A sum of metrics with weights, of which one at least is known by its products alone.
+
+    Args:
+        terms: a weight and a metric each.
+
+    Raises:
+        InputError: the metrics are of different spaces.
+    """
+
+    def __init__(self, terms: Sequence[tuple[int | float, Metric]]) -> None:
+        first = terms[0][1]
+        for _, metric in terms[1:]:
+            check_same_space(first, metric)
+        super().__init__(first.space, first.origin)
+        self.terms = tuple(terms)
+
+    def _product(self, flat: Tensor) -> Tensor:
+        out = torch.zeros_like(flat)
+        for weight, metric in self.terms:
+            out += weight * metric._product(flat)
+        return out
+
+    def trace(self) -> float | Estimate:
+        traces = [(weight, metric.trace()) for weight, metric in self.terms]
+        total = sum(weight * float(trace) for weight, trace in traces)
+        estimates = [(w, trace) for w, trace in traces if isinstance(trace, Estimate)]
+        if not estimates:
+            return total
+        # They may be of the same draws, so their errors add up like those of one: an upper bound.
+        stderr = sum(abs(weight) * trace.stderr for weight, trace in estimates)
+        return Estimate(total, stderr, min(trace.samples for _, trace in estimates))
+
+    def diagonal(self) -> ParameterVector:
+        out = self.space.zeros()
+        for weight, metric in self.terms:
+            out = out + weight * metric.diagonal()
+        return out
+
+    def to(self, representation: str) -> BlockMetric:
+        first, *others = (metric.to(representation) * weight for weight, metric in self.terms)
+        for other in others:
+            first = first + other
+        return first
+
+
+def _no_entries(wanted: str, instead: str) -> InputError:
+    return InputError(
+        f"representation: 'implicit' stores no entries, of which {wanted} is made; {instead}"
+    )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,6 +71,12 @@ class Part:
         if len(self.uses) == 1:
             return self.uses[0].squared_norm(self.gradients[0])
         return contractions.squared_norm(self.per_sample)
+
+    def squared_norms(self) -> Float[Tensor, "k n"]:
+        """The squared norm of each sample's gradient, for each cotangent."""
+        count = len(self.gradients[0])
+        apart = [tuple(g[k : k + 1] for g in self.gradients) for k in range(count)]
+        return torch.stack([Part(self.uses, gradients).squared_norm() for gradients in apart])
 
 
 @dataclass(frozen=True)
