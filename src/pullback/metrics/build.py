@@ -25,6 +25,7 @@ from pullback.metrics.kronecker import EKFAC, KFAC, nearest_kronecker
 from pullback.metrics.metric import BlockMetric, places_of
 from pullback.metrics.origin import block_names, layouts_of, origin_of
 from pullback.metrics.sums import (
+    REMEDY,
     BlockSum,
     DenseSum,
     DiagonalSum,
@@ -69,11 +70,13 @@ class Unit:
         kind: what it is to be.
         layout: how a weight and a bias form matrices, if the block is those of an affine layer or
             of a normalisation.
+        remedy: what to do where the block is too large.
     """
 
     members: tuple[str, ...]
     kind: str
     layout: AffineLayout | None
+    remedy: str = REMEDY
 
     def sum(self, space: ParameterSpace, memory: int | None) -> BlockSum:
         """The empty sums of the first pass."""
@@ -87,7 +90,7 @@ class Unit:
         if kind in ("kfac", "ekfac") and how != "nearest":
             assert self.layout is not None
             return KroneckerSum(space, self.layout, how or "expand")
-        return DenseSum(space, memory)
+        return DenseSum(space, memory, self.remedy)
 
     def block(self, total: BlockSum, samples: int) -> Block:
         """The block of the first pass."""
@@ -232,7 +235,8 @@ def _fill(
     squares = {p for p, names in concerned.items() if all(sums[n].squares_only for n in names)}
     once = {p for p, names in concerned.items() if all(sums[n].inputs_once for n in names)}
     with kept.of(description, sums, sweep) as accumulation:
-        steps = sweep.steps(description, rows, squares, once, accumulation.samples)
+        touched = sum(t.nbytes for total in sums.values() for t in total.state())
+        steps = sweep.steps(description, rows, squares, once, accumulation.samples, touched)
         for step in steps:
             accumulation.begin()
             parts: dict[str, list[Part]] = {}
@@ -256,7 +260,8 @@ def units_of(sweep: Sweep, representation: Rule) -> dict[str, Unit]:
     plan, space = sweep.plan, sweep.network.space
     if isinstance(representation, str) and representation in WHOLE:
         return {"all": Unit(space.names, representation, None)}
-    kind_of = _rule(representation, dict(sweep.network.module.named_modules()))
+    modules = dict(sweep.network.module.named_modules())
+    kind_of = _rule(representation, modules)
     layouts = layouts_of(plan, space)
     units: list[Unit] = []
     for members, layout in layouts.items():
@@ -266,12 +271,18 @@ def units_of(sweep: Sweep, representation: Rule) -> dict[str, Unit]:
             units.append(Unit(members, kind, layout))
     taken = {name for unit in units for name in unit.members}
     for owner, names in by_owner(n for n in space.names if n not in taken).items():
-        kind = kind_of(owner)
+        kind, remedy = kind_of(owner), REMEDY
         if kind.startswith(KRONECKER):
+            module = type(modules["" if owner == ROOT else owner]).__name__
+            remedy = (
+                f"{kind!r} is not defined for these parameters of a {module}, which get a full "
+                f"block; give them another kind, say representation={{nn.{module}: 'diagonal', "
+                f"nn.Module: {kind!r}}}"
+            )
             kind = "block"
         elif kind == "quasidiagonal":
             kind = "diagonal"
-        units.append(Unit(names, kind, None))
+        units.append(Unit(names, kind, None, remedy))
     order = {name: place for place, name in enumerate(space.names)}
     units.sort(key=lambda unit: order[unit.members[0]])
     titles = block_names([unit.members for unit in units])
