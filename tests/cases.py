@@ -951,6 +951,29 @@ def _() -> tuple[nn.Module, Inputs]:
     return randomised(Apply(function, encoder=encoder, head=nn.Linear(4, 3))), images(N, 4)
 
 
+@case("text encoder with tokens, positions, a mask and a pooled head")
+def _() -> tuple[nn.Module, Inputs]:
+    def function(m: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+        n, length = tokens.shape
+        x = m.norm(m.words(tokens) + m.places(torch.arange(length).expand(n, length)))
+        heads = [part(x).unflatten(2, (2, 2)).transpose(1, 2) for part in (m.query, m.key, m.value)]
+        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None, :] > 0)
+        x = m.norm_attention(x + m.out(mixed.transpose(1, 2).flatten(2)))
+        x = m.norm_output(x + m.down(F.gelu(m.up(x))))
+        seen = mask.unsqueeze(2).to(x.dtype)
+        return m.head((x * seen).sum(1) / seen.sum(1))
+
+    parts: dict[str, nn.Module] = {"words": nn.Embedding(7, 4), "places": nn.Embedding(5, 4)}
+    parts |= {name: nn.Linear(4, 4) for name in ("query", "key", "value", "out")}
+    parts |= {name: nn.LayerNorm(4) for name in ("norm", "norm_attention", "norm_output")}
+    parts |= {"up": nn.Linear(4, 8), "down": nn.Linear(8, 4), "head": nn.Linear(4, 3)}
+    mask = torch.ones(N, 5, dtype=torch.int64)
+    mask[1:3, 3:] = 0
+    mask[4, 1:] = 0
+    inputs = {"tokens": torch.randint(7, (N, 5)), "mask": mask}
+    return randomised(Apply(function, **parts)), inputs
+
+
 def recurrent(m: nn.Module, x: Tensor) -> Tensor:
     """A recurrent network over the second dimension, then a head on its last output."""
     if m.cell.batch_first:

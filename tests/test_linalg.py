@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pullback.linalg import SMALLEST_SPLIT, add_gram_, mirror_, sum_over_positions
+from pullback.linalg import (
+    LOW_RANK_SHARE,
+    SMALLEST_LARGE,
+    SMALLEST_SPLIT,
+    add_gram_,
+    eigh_of_moment,
+    mirror_,
+    sum_over_positions,
+)
 from tests.checks import assert_agree
 
 SIZES = [1, 5, SMALLEST_SPLIT - 1, SMALLEST_SPLIT, SMALLEST_SPLIT + 1, 2 * SMALLEST_SPLIT + 3]
@@ -57,3 +65,26 @@ def test_positions_sum_in_any_order_of_memory(groups: tuple[int, ...], positions
     channels_last = values.movedim(-3, -1).contiguous().movedim(-1, -3)
     for laid_out in (values, channels_last):
         assert_agree(sum_over_positions(laid_out), values.sum(-1), 1e-14)
+
+
+FEW = SMALLEST_LARGE // LOW_RANK_SHARE
+
+
+class TestEigenvectorsOfMoments:
+    @pytest.mark.parametrize("vectors", [0, 1, FEW - 1, FEW, FEW + 1, 2 * FEW])
+    def test_they_make_the_matrix_again(self, vectors: int) -> None:
+        rows = random(2, SMALLEST_LARGE, vectors)
+        rows[1] *= 10
+        moment = rows @ rows.mT
+        values, along = eigh_of_moment(moment)
+        assert_agree(along @ (values.unsqueeze(2) * along.mT), moment, 1e-12)
+        assert_agree(along.mT @ along, torch.eye(SMALLEST_LARGE).expand_as(moment).double(), 1e-12)
+        assert bool((values.diff() >= 0).all()) and bool((values >= 0).all())
+
+    def test_directions_that_matter_little_are_not_left_out(self) -> None:
+        weights = torch.logspace(0, -9, SMALLEST_LARGE, dtype=torch.float64)
+        rows = random(1, SMALLEST_LARGE, SMALLEST_LARGE) * weights
+        moment = rows @ rows.mT
+        values, along = eigh_of_moment(moment)
+        assert_agree(along @ (values.unsqueeze(2) * along.mT), moment, 1e-12)
+        assert_agree(values, torch.linalg.eigvalsh(moment), 1e-12)

@@ -252,10 +252,17 @@ def _is_pair(data: object) -> bool:
     return isinstance(data[0], Tensor | Mapping | tuple)
 
 
-def working_memory(memory: int | None, device: torch.device) -> int:
+def working_memory(memory: int | None, device: torch.device, touched: int = 0) -> int:
     """Bytes that intermediate results may take: the caller's figure, or a default for the device.
 
-    The default on a CPU, 64 MiB, keeps the work near the caches, where it is also fastest.
+    The default on a CPU, 64 MiB, keeps the work near the caches, where it is also fastest. Where
+    each step of the work has to go through more than that, it takes as much, as long as there is
+    plenty: a few samples at a time would spend their time on that alone.
+
+    Args:
+        memory: the caller's figure.
+        device: where the work is done.
+        touched: bytes that each step reads and writes, however few samples it has.
 
     Raises:
         InputError: the caller's figure is not positive.
@@ -266,7 +273,7 @@ def working_memory(memory: int | None, device: torch.device) -> int:
         return memory
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] // 4)
-    return 64 * 2**20
+    return max(64 * 2**20, min(touched, int(psutil.virtual_memory().available) // 8))
 
 
 def check_fits(what: str, needed: int, device: torch.device, remedy: str) -> None:

@@ -388,6 +388,17 @@ class TestBadInput:
         with pytest.raises(pb.InputError, match=r"representation.*36,.*GB"):
             pb.fisher(model, torch.randn(2, 3000), representation="dense")
 
+    @pytest.mark.parametrize("kind", ["kfac", "ekfac"])
+    def test_a_table_of_words_that_cannot_fit_names_a_mapping_that_does(self, kind: str) -> None:
+        parts = [nn.Embedding(1_000_000, 4), nn.Flatten(), nn.Linear(8, 3)]
+        model, words = nn.Sequential(*parts), torch.randint(1_000_000, (3, 2))
+        remedy = rf"Embedding.*{{nn.Embedding: 'diagonal', nn.Module: '{kind}'}}"
+        with pytest.raises(pb.InputError, match=remedy):
+            pb.fisher(model, words, representation=kind)
+        rule = {nn.Embedding: "diagonal", nn.Module: kind}
+        blocks = pb.fisher(model, words, representation=rule).blocks
+        assert {name: block.kind for name, block in blocks.items()} == {"0": "diagonal", "2": kind}
+
     def test_a_diagonal_matrix_written_out_that_cannot_fit_says_so(self) -> None:
         metric = pb.fisher(
             nn.Linear(3000, 1000), torch.randn(2, 3000), "gaussian", "diagonal", "sampled"

@@ -61,6 +61,12 @@ WAYS = {
     "embedding": {"embed.weight": "embedding"},
     "positional embedding": {"tokens.weight": "embedding", "places.weight": GENERIC},
     "positional embedding with as many positions as samples": {"places.weight": GENERIC},
+    "text encoder with tokens, positions, a mask and a pooled head": {
+        **{f"{name}.weight": "embedding" for name in ("words", "places")},
+        **{f"{name}.weight": "linear" for name in ("query", "key", "value", "out", "up", "down")},
+        **{f"{name}.bias": "normalisation" for name in ("norm", "norm_attention", "norm_output")},
+        "head.weight": "linear",
+    },
     "lstm": {"cell.weight_ih_l0": GENERIC, "head.weight": "linear"},
     "gru": {"cell.weight_ih_l0": LOOPED, "head.weight": "linear"},
     "module called twice": {"inner.weight": "linear"},

@@ -26,6 +26,7 @@ from pullback.metrics.kronecker import EKFAC, KFAC, nearest_kronecker
 from pullback.metrics.metric import BlockMetric, places_of
 from pullback.metrics.origin import Members, block_names, layouts_of, origin_of
 from pullback.metrics.sums import (
+    REMEDY,
     BlockSum,
     DenseSum,
     DiagonalSum,
@@ -70,11 +71,13 @@ class Unit:
         kind: what it is to be.
         layout: how a weight and a bias form matrices, if the block is those of an affine layer or
             of a normalisation.
+        remedy: what to do where the block is too large.
     """
 
     members: tuple[str, ...]
     kind: str
     layout: AffineLayout | None
+    remedy: str = REMEDY
 
     def sum(self, space: ParameterSpace, memory: int | None) -> BlockSum:
         """The empty sums of the first pass."""
@@ -88,7 +91,7 @@ class Unit:
         if kind in ("kfac", "ekfac") and how != "nearest":
             assert self.layout is not None
             return KroneckerSum(space, self.layout, how or "expand")
-        return DenseSum(space, memory)
+        return DenseSum(space, memory, self.remedy)
 
     def block(self, total: BlockSum, samples: int) -> Block:
         """The block of the first pass."""
@@ -235,7 +238,8 @@ def _fill(
     squares = {p for p, names in concerned.items() if all(sums[n].squares_only for n in names)}
     once = {p for p, names in concerned.items() if all(sums[n].inputs_once for n in names)}
     with kept.of(description, sums, sweep) as accumulation:
-        steps = sweep.steps(description, rows, squares, once, accumulation.samples)
+        touched = sum(t.nbytes for total in sums.values() for t in total.state())
+        steps = sweep.steps(description, rows, squares, once, accumulation.samples, touched)
         for step in steps:
             accumulation.begin()
             parts: dict[str, list[Part]] = {}
@@ -259,7 +263,8 @@ def units_of(sweep: Sweep, representation: Rule, groups: Groups | None = None) -
     plan, space, module = sweep.plan, sweep.network.space, sweep.network.module
     if groups is None and isinstance(representation, str) and representation in WHOLE:
         return {"all": Unit(space.names, representation, None)}
-    kind_of = _rule(representation, dict(module.named_modules()))
+    modules = dict(module.named_modules())
+    kind_of = _rule(representation, modules)
     layouts = layouts_of(plan, space)
     factors = {members: one for members, one in layouts.items() if members in plan.affine}
     named = {
@@ -275,17 +280,27 @@ def units_of(sweep: Sweep, representation: Rule, groups: Groups | None = None) -
             units.append(Unit(members, kind, layout))
     taken |= {name for unit in units for name in unit.members}
     for owner, names in by_owner(n for n in space.names if n not in taken).items():
-        kind = kind_of(owner)
+        kind, remedy = kind_of(owner), REMEDY
         if kind.startswith(KRONECKER):
+            remedy = _remedy(kind, modules["" if owner == ROOT else owner])
             kind = "block"
         elif kind == "quasidiagonal":
             kind = "diagonal"
-        units.append(Unit(names, kind, None))
+        units.append(Unit(names, kind, None, remedy))
     titles = block_names([unit.members for unit in units])
     check_titles(named, titles)
     every = {**named, **dict(zip(titles, units, strict=True))}
     order = {name: place for place, name in enumerate(space.names)}
     return dict(sorted(every.items(), key=lambda item: order[item[1].members[0]]))
+
+
+def _remedy(kind: str, module: nn.Module) -> str:
+    """What to do where the full block in place of a Kronecker product is too large."""
+    name = type(module).__name__
+    return (
+        f"{kind!r} is not defined for these parameters of a {name}, which get a full block; give "
+        f"them another kind, say representation={{nn.{name}: 'diagonal', nn.Module: {kind!r}}}"
+    )
 
 
 def check_groupable(representation: Rule) -> None:

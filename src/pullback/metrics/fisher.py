@@ -51,8 +51,10 @@ def fisher(
             as `lambda out: Normal(out[:, 0], out[:, 1].exp())`.
         representation: of all parameters together "dense" (d^2 numbers), "lowrank" (n times the
             rank of M gradients) or "implicit" (nothing); layer by layer "block", "diagonal",
-            "quasidiagonal", "kfac" or "ekfac"; a mapping from module types to these, or a function
-            of a module's name and the module. KFAC takes "-reduce" (positions averaged first),
+            "quasidiagonal", "kfac" or "ekfac"; a mapping from module types to these (the first type
+            that a module is of counts: `{nn.Embedding: "diagonal", nn.Module: "kfac"}` for a
+            language model, whose full block of the embedding would not fit), or a function of a
+            module's name and the module. KFAC takes "-reduce" (positions averaged first),
             "-uncorrelated" (SUA) or "-nearest" (optimal factors). What it is not defined for gets
             full blocks, and `metric.blocks` shows it.
         estimator: "exact" (as many backward passes as the output metric has rank), "sketched" (a

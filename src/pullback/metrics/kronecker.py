@@ -16,7 +16,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DenseLinearOperator, KroneckerProductLinearOperator
 from torch import Tensor
 
-from pullback.linalg import eigh
+from pullback.linalg import eigh_of_moment
 from pullback.metrics.block import Block, Spectral
 from pullback.metrics.dense import Dense
 from pullback.tape.affine import AffineLayout
@@ -127,8 +127,8 @@ class KFAC(Block):
     @cached_property
     def eigenbasis(self) -> EKFAC:
         """The same block by eigenvalues and eigenvectors."""
-        over_outputs, left = eigh(self.outputs)
-        over_inputs, right = eigh(self.inputs)
+        over_outputs, left = eigh_of_moment(self.outputs)
+        over_inputs, right = eigh_of_moment(self.inputs)
         return EKFAC(self.layout, left, right, _products(over_outputs, over_inputs))
 
     def product(self, flat: Tensor) -> Tensor:

@@ -177,19 +177,22 @@ class DenseSum(BlockSum):
     Args:
         space: that of the block.
         memory: bytes that intermediate results may take.
+        remedy: what to do if the matrix is too large.
 
     Raises:
         InputError: the matrix cannot fit into memory.
     """
 
-    def __init__(self, space: ParameterSpace, memory: int | None = None) -> None:
+    def __init__(
+        self, space: ParameterSpace, memory: int | None = None, remedy: str = REMEDY
+    ) -> None:
         super().__init__(space)
         check_fits(
             f"representation: a {space.size:,} x {space.size:,} matrix "
             f"({space.names[0]} and {len(space.names) - 1} more)",
             space.size**2 * space.dtype.itemsize,
             space.device,
-            REMEDY,
+            remedy,
         )
         self.kept = space.size
         self.memory = working_memory(memory, space.device)

@@ -165,6 +165,7 @@ class Sweep:
         squares: Collection[str] = (),
         once: Collection[str] = (),
         first: int = 0,
+        touched: int = 0,
     ) -> Iterator[Step]:
         """One pass over the data.
 
@@ -174,10 +175,11 @@ class Sweep:
             squares: parameters of which squared norms and diagonals are all that is asked.
             once: parameters of which the inputs are asked for with the first cotangents alone.
             first: how many samples to leave out at the beginning.
+            touched: bytes that the caller reads and writes for each step, whatever its size.
         """
         plan, source = self.plan, self.source
         network = self.network.arranged()
-        memory = working_memory(self.memory, network.device)
+        memory = working_memory(self.memory, network.device, touched)
         draws = source.open(first)
         self.samples = first
         itemsize, cotangents = network.space.dtype.itemsize, source.count(plan.outputs)
