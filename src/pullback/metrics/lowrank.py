@@ -56,10 +56,11 @@ class LowRank(Block):
         return ((columns - inside) / damping).T.reshape(flat.shape)
 
     def trace(self) -> float:
-        return float(self.rows.square().sum())
+        return float(torch.linalg.vector_norm(self.rows).square())
 
     def norm(self) -> float:
-        return float(torch.linalg.matrix_norm(self.rows @ self.rows.T))
+        left = self.rows if len(self.rows) <= self.size else self.rows.T  # the smaller Gram matrix
+        return float(torch.linalg.matrix_norm(left @ left.T))
 
     def diagonal(self) -> Tensor:
         return self.rows.square().sum(0)
