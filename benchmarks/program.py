@@ -24,7 +24,9 @@ OPERATIONS = {
     "kfac": Operation("KFAC factors, exact; then v^T K v and the trace"),
     "kfac_mc": Operation("KFAC factors, one sampled label; then v^T K v and the trace"),
     "ekfac": Operation("EKFAC: factors, eigenvectors, exact scales; then v^T K v and the trace"),
-    "quasi": Operation("quasi-diagonal of the Fisher matrix, exact; then its product with v"),
+    "quasi": Operation(
+        "quasi-diagonal of the Fisher matrix, exact; then its product with v", ("mlp", "conv")
+    ),
     "dense": Operation("dense Fisher matrix, exact", SMALL),
     "block": Operation("its diagonal blocks, one for each layer, exact", SMALL),
     "lowrank": Operation("the factor R of F = R^T R, exact; then v^T F v and the trace", SMALL),

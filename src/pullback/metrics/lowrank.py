@@ -56,7 +56,8 @@ class LowRank(Block):
         return ((columns - inside) / damping).T.reshape(flat.shape)
 
     def trace(self) -> float:
-        return float(torch.linalg.vector_norm(self.rows).square())
+        entries = self.rows.flatten()
+        return float(entries @ entries)
 
     def norm(self) -> float:
         left = self.rows if len(self.rows) <= self.size else self.rows.T  # the smaller Gram matrix
