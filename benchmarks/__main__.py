@@ -96,7 +96,11 @@ def _duration(seconds: float) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="Each operation is measured on its own cases: program.py says which.",
+    )
     for name, choices in (("case", CASES), ("op", OPERATIONS), ("library", LIBRARIES)):
         parser.add_argument(
             f"--{name}", action="append", metavar="NAMES",

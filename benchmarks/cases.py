@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Case:
     def direction(self, kronecker: bool = False) -> Tensor:
         """A fixed parameter vector (d,); with `kronecker` only the entries KFAC covers, (d',)."""
         size = sum(p.numel() for p in self.model.parameters())
-        vector = torch.randn(size, generator=torch.Generator().manual_seed(2))
+        vector = _normal(size)
         names = set(self.kronecker_parameters())
         pieces = vector.split([p.numel() for p in self.model.parameters()])
         kept = [
@@ -68,6 +69,12 @@ class Case:
             self.batch_size,
             self.kernel_samples,
         )
+
+
+@cache
+def _normal(size: int) -> Tensor:
+    """Drawn once, before the clock or in the first repetition."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(2))
 
 
 class ResidualBlock(nn.Module):
@@ -121,6 +128,14 @@ def _tiny() -> nn.Module:
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, OUTPUTS))
 
 
+def _small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+        nn.Flatten(), nn.Linear(16, OUTPUTS),
+    )  # fmt: skip
+
+
 def _conv() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -148,8 +163,12 @@ _RECIPES = {
     "conv": _Recipe(_conv, (3, 32, 32), 500, 100, 100),
     "resnet": _Recipe(ResidualNet, (3, 32, 32), 200, 50, 50),
     "tiny": _Recipe(_tiny, (20,), 2000, 200, 200),
+    "small": _Recipe(_small, (1, 8, 8), 500, 100, 100),
 }
 CASES = tuple(_RECIPES)
+SMALL = ("tiny", "small")
+"""The cases whose d x d matrices are formed."""
+LARGE = tuple(name for name in CASES if name not in SMALL)
 
 
 def load(name: str) -> Case:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from .cases import Case
-from .program import Program
+from .program import OPERATIONS, Program
 
 PEERS = ("nngeometry", "curvlinops", "backpack", "torch.func")
 LIBRARIES = ("pullback", "floor", *PEERS)
@@ -25,5 +25,5 @@ def program_of(library: str, operation: str, case: Case) -> Program:
 
 
 def offered(operation: str, case: str) -> bool:
-    """The dense matrix is measured on the tiny case only, and nothing else is."""
-    return (operation == "dense") == (case == "tiny")
+    """Whether the operation is measured on the case."""
+    return case in OPERATIONS[operation].cases

@@ -2,46 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 import pullback as pb
 
 from .cases import Case
-from .program import SAMPLED_TOLERANCE, TOLERANCE, Program
+from .program import (
+    CG_RESIDUAL,
+    CG_TOLERANCE,
+    DAMPING,
+    DRAWS,
+    SAMPLED_TOLERANCE,
+    TOLERANCE,
+    Program,
+)
+from .samples import checked
+
+TOLERANCES = {"kfac_mc": SAMPLED_TOLERANCE, "solve_cg": CG_TOLERANCE}
 
 
 def program(operation: str, case: Case) -> Program:
     model, batches = case.model, case.batches()
-    direction = case.direction(kronecker=operation in ("kfac", "kfac_mc", "ekfac"))
     covered = pb.Network(model, parameters=case.kronecker_parameters())
 
     def fisher(representation: str) -> pb.Metric:
         return pb.fisher(model, batches, "categorical", representation=representation)
 
-    def kronecker(representation: str, estimator: str = "exact") -> Tensor:
-        metric = pb.fisher(
+    def kronecker(representation: str, estimator: str = "exact") -> pb.BlockMetric:
+        return pb.fisher(
             covered, batches, "categorical", representation=representation, estimator=estimator
         )
-        v = pb.ParameterVector(metric.space, direction)
+
+    def direction(metric: pb.Metric) -> pb.ParameterVector:
+        return pb.ParameterVector(metric.space, case.direction(metric.space == covered.space))
+
+    def summary(metric: pb.Metric) -> Tensor:
+        v = direction(metric)
         return torch.stack([v @ (metric @ v), torch.as_tensor(metric.trace())])
 
-    def product() -> Tensor:
+    def product(metric: pb.Metric) -> Tensor:
+        return (metric @ direction(metric)).flat
+
+    def blocks() -> Tensor:
+        metric = fisher("block")
+        return torch.cat([metric[name].to_dense().flatten() for name in metric.blocks])
+
+    def solve_cg() -> Tensor:
         metric = fisher("implicit")
-        return (metric @ pb.ParameterVector(metric.space, direction)).flat
+        metric.tolerance = CG_RESIDUAL
+        return metric.solve(direction(metric), DAMPING).flat
+
+    def eigh(metric: pb.BlockMetric) -> Tensor:
+        values, vectors = metric.eigh(metric.space.size)
+        along = vectors @ direction(metric)
+        return torch.cat([values, (values * along) @ vectors.flat])
 
     def kernel(outputs: str) -> Tensor:
         return pb.tangent_kernel(model, case.kernel_inputs, outputs=outputs).matrix
 
+    # Of a metric that was built before. It keeps its eigenvectors once they are found, so each
+    # repetition takes another one.
+    algebra: dict[str, Callable[[pb.BlockMetric], Tensor]] = {
+        "eigh": eigh,
+        "solve_kfac": lambda metric: metric.solve(direction(metric), DAMPING).flat,
+        "solve_ekfac": lambda metric: metric.solve(direction(metric), DAMPING).flat,
+        "eigvals_kfac": lambda metric: metric.eigenvalues(),
+        "logdet_kfac": lambda metric: torch.as_tensor(metric.logdet(DAMPING)).reshape(1),
+        "sample_kfac": lambda metric: metric.sample_inverse(DAMPING, batch=(DRAWS,)).flat,
+    }
+    if operation in algebra:
+        kind = operation.rpartition("_")[2]
+        judged = checked(case) if operation == "sample_kfac" else {}
+        return Program(
+            lambda metric: algebra[operation](metric * 1.0),
+            setup=lambda: fisher("dense") if kind == "eigh" else kronecker(kind),
+            **judged,
+        )
     run = {
         "diag": lambda: fisher("diagonal").diagonal().flat,
-        "kfac": lambda: kronecker("kfac"),
-        "kfac_mc": lambda: kronecker("kfac", "sampled"),
-        "ekfac": lambda: kronecker("ekfac"),
+        "kfac": lambda: summary(kronecker("kfac")),
+        "kfac_mc": lambda: summary(kronecker("kfac", "sampled")),
+        "ekfac": lambda: summary(kronecker("ekfac")),
+        "quasi": lambda: product(fisher("quasidiagonal")),
         "dense": lambda: fisher("dense").to_dense(),
-        "fvp": product,
+        "block": blocks,
+        "lowrank": lambda: summary(fisher("lowrank")),
+        "fvp": lambda: product(fisher("implicit")),
+        "solve_cg": solve_cg,
         "trace": lambda: torch.as_tensor(fisher("implicit").trace()).reshape(1),
         "ntk_all": lambda: kernel("all"),
         "ntk_sum": lambda: kernel("sum"),
     }[operation]
-    return Program(run, tolerance=SAMPLED_TOLERANCE if operation == "kfac_mc" else TOLERANCE)
+    return Program(run, tolerance=TOLERANCES.get(operation, TOLERANCE))

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..cases import Case
-from ..program import SAMPLED_TOLERANCE, TOLERANCE, Program
-from . import fisher, kernels, kronecker
+from ..program import CG_TOLERANCE, SAMPLED_TOLERANCE, TOLERANCE, Program
+from ..samples import checked
+from . import algebra, fisher, kernels, kronecker, matrix
 
 PROGRAMS: dict[str, Callable[[Case], Tensor]] = {
     "diag": fisher.diag,
@@ -23,14 +24,31 @@ PROGRAMS: dict[str, Callable[[Case], Tensor]] = {
     "kfac": kronecker.kfac,
     "kfac_mc": kronecker.kfac_mc,
     "ekfac": kronecker.ekfac,
-    "dense": fisher.dense,
+    "quasi": matrix.quasi,
+    "dense": matrix.dense,
+    "block": matrix.block,
+    "lowrank": matrix.lowrank,
     "fvp": fisher.fvp,
+    "solve_cg": fisher.solve_cg,
     "ntk_all": kernels.ntk_all,
     "ntk_sum": kernels.ntk_sum,
 }
+ALGEBRA: dict[str, Callable[[list[algebra.Factored]], Tensor]] = {
+    "solve_kfac": algebra.solve_kfac,
+    "eigvals_kfac": algebra.eigvals_kfac,
+    "logdet_kfac": algebra.logdet_kfac,
+    "sample_kfac": algebra.sample_kfac,
+}
+TOLERANCES = {"kfac_mc": SAMPLED_TOLERANCE, "solve_cg": CG_TOLERANCE}
 
 
 def program(operation: str, case: Case) -> Program:
+    if operation in ALGEBRA:
+        judged = checked(case) if operation == "sample_kfac" else {}
+        return Program(ALGEBRA[operation], setup=lambda: algebra.factors(case), **judged)
+    if operation == "solve_ekfac":
+        return Program(algebra.solve_ekfac, setup=lambda: algebra.scaled(case))
+    if operation == "eigh":
+        return Program(lambda found: matrix.eigh(case, found), setup=lambda: matrix.dense(case))
     run = PROGRAMS[operation]
-    tolerance = SAMPLED_TOLERANCE if operation == "kfac_mc" else TOLERANCE
-    return Program(lambda: run(case), tolerance=tolerance)
+    return Program(lambda: run(case), tolerance=TOLERANCES.get(operation, TOLERANCE))

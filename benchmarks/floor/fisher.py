@@ -1,16 +1,16 @@
-"""The diagonal, the trace, the dense matrix, and the product with a vector."""
+"""The diagonal, the trace, the product with a vector, and the solve by such products."""
 
 from __future__ import annotations
 
-from itertools import accumulate
-
+import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
+from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 from torch.func import functional_call
 
 from ..cases import OUTPUTS, Case
+from ..program import CG_RESIDUAL, DAMPING
 from .network import Layer, Network, contract, exact_cotangents, inputs_of, pieces
 from .products import in_cache, slab
 
@@ -193,75 +193,53 @@ def trace(case: Case) -> Tensor:
     return torch.tensor([sum(part.total for part in parts) / case.samples])
 
 
-class Kept:
-    """A linear layer's inputs, a 1 appended, and gradients, by piece."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.taken: list[Tensor] = []  # (n, i + 1)
-        self.kept: list[Tensor] = []  # (n, k, o)
-
-    def start(self, a: Tensor) -> None:
-        self.taken.append(F.pad(a, (0, 1), value=1.0))
-        self.found: list[Tensor] = []
-
-    def add(self, k: int, g: Tensor) -> None:
-        self.found.append(g)
-
-    def finish(self) -> None:
-        self.kept.append(torch.stack(self.found, 1))
-
-
-def dense(case: Case) -> Tensor:
-    """The Fisher matrix (d, d) of a network of linear layers.
-
-    Block (j, m) is sum_n (sum_k g_k^j g_k^m^T)_n (x) (a^j a^m^T)_n: one product of (o o', n) with
-    (n, i i'), the cotangents summed before it; the gradient rows are never formed.
-    """
-    parts = contract(Network(case.model), inputs_of(case), exact_cotangents, Kept)
-    ends = [0, *accumulate(part.layer.size for part in parts)]
-    found = torch.empty(ends[-1], ends[-1])
-    # Where the entries (o, i + 1) of each layer's weight and bias lie in the flat vector.
-    places = [
-        part.layer.matrix(torch.arange(start, end)).flatten()
-        for part, start, end in zip(parts, ends[:-1], ends[1:], strict=True)
-    ]
-    for j, left in enumerate(parts):
-        for m, right in enumerate(parts[: j + 1]):
-            total = torch.zeros(())
-            pieces_of = zip(left.kept, right.kept, left.taken, right.taken, strict=True)
-            for g, h, a, b in pieces_of:
-                outer_g = torch.bmm(g.transpose(1, 2), h).flatten(1)
-                outer_a = (a[:, :, None] * b[:, None, :]).flatten(1)
-                total = total + outer_g.T @ outer_a
-            block = total.view(left.layer.o, right.layer.o, left.layer.i + 1, right.layer.i + 1)
-            block = block.transpose(1, 2).reshape(len(places[j]), len(places[m])) / case.samples
-            found[places[j][:, None], places[m]] = block
-            found[places[m][:, None], places[j]] = block.T
-    return found
-
-
-def fvp(case: Case) -> Tensor:
-    """F v for the fixed direction, (d,): one forward, one tangent forward, one backward.
+class Product:
+    """F v: one forward, one tangent forward, one backward.
 
     Dual tensors whose primal requires grad: the tangent shares the forward with the backward.
     """
-    model = Network(case.model, kinds=()).model
-    parameters = {name: p.requires_grad_() for name, p in model.named_parameters()}
-    sizes = [p.numel() for p in parameters.values()]
-    tangents = {
-        name: torch.empty_like(p).copy_(piece.view(p.shape))  # in the memory order of p
-        for (name, p), piece in zip(parameters.items(), case.direction().split(sizes), strict=True)
-    }
-    total = [torch.zeros_like(p) for p in parameters.values()]
-    for x in pieces(inputs_of(case)):
-        with forward_ad.dual_level():
-            duals = {n: forward_ad.make_dual(p, tangents[n]) for n, p in parameters.items()}
-            outputs, tangent = forward_ad.unpack_dual(functional_call(model, duals, (x,)))
-        # Outside the level: inside it the backward would compute the gradients' tangents too.
-        p = torch.softmax(outputs.detach(), 1)
-        weighted = p * tangent.detach()
-        cotangent = weighted.addcmul_(p, weighted.sum(1, keepdim=True), value=-1)
-        gradients = torch.autograd.grad(outputs, list(parameters.values()), cotangent)
-        torch._foreach_add_(total, gradients)
-    return torch.cat([t.flatten() for t in total]) / case.samples
+
+    def __init__(self, case: Case) -> None:
+        self.samples, self.pieces = case.samples, list(pieces(inputs_of(case)))
+        self.model = Network(case.model, kinds=()).model
+        self.parameters = {n: p.requires_grad_() for n, p in self.model.named_parameters()}
+        self.sizes = [p.numel() for p in self.parameters.values()]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        parameters = list(self.parameters.values())
+        tangents = {
+            name: torch.empty_like(p).copy_(piece.view(p.shape))  # in the memory order of p
+            for (name, p), piece in zip(self.parameters.items(), v.split(self.sizes), strict=True)
+        }
+        total = [torch.zeros_like(p) for p in parameters]
+        for x in self.pieces:
+            with forward_ad.dual_level():
+                duals = {
+                    n: forward_ad.make_dual(p, tangents[n]) for n, p in self.parameters.items()
+                }
+                outputs, tangent = forward_ad.unpack_dual(functional_call(self.model, duals, (x,)))
+            # Outside the level: inside it the backward would compute the gradients' tangents too.
+            p = torch.softmax(outputs.detach(), 1)
+            weighted = p * tangent.detach()
+            cotangent = weighted.addcmul_(p, weighted.sum(1, keepdim=True), value=-1)
+            gradients = torch.autograd.grad(outputs, parameters, cotangent)
+            torch._foreach_add_(total, gradients)
+        return torch.cat([t.flatten() for t in total]) / self.samples
+
+
+def fvp(case: Case) -> Tensor:
+    """F v for the fixed direction, (d,)."""
+    return Product(case)(case.direction())
+
+
+def solve_cg(case: Case) -> Tensor:
+    """(F + damping I) x = v by SciPy's conjugate gradients, (d,)."""
+    product, right = Product(case), case.direction()
+
+    def damped(vector: np.ndarray) -> np.ndarray:
+        v = torch.from_numpy(vector).view(-1)
+        return (product(v) + DAMPING * v).numpy()
+
+    shifted = LinearOperator((len(right), len(right)), matvec=damped, dtype=np.float32)
+    found, _ = cg(shifted, right.numpy(), rtol=CG_RESIDUAL)
+    return torch.from_numpy(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -97,11 +97,22 @@ def _matrices(case: Case, layers: list[Layer]) -> list[Tensor]:
     return [layer.matrix(piece) for layer, piece in zip(layers, pieces, strict=True)]
 
 
-def _kfac(case: Case, cotangents: Callable[[Tensor], Tensor]) -> Tensor:
-    parts = _factors(case, cotangents)
-    product, trace = torch.zeros(()), torch.zeros(())
+def _with_direction(
+    case: Case, parts: list[Factors]
+) -> Iterator[tuple[Layer, Tensor, Tensor, Tensor]]:
+    """Each layer, the fixed direction (o, i), A and G."""
     for part, v in zip(parts, _matrices(case, [part.layer for part in parts]), strict=True):
-        a, g = part.result(case.samples)
+        yield part.layer, v, *part.result(case.samples)
+
+
+def exact_factors(case: Case) -> list[tuple[Layer, Tensor, Tensor, Tensor]]:
+    """Each layer, the fixed direction (o, i), A and G by exact cotangents."""
+    return list(_with_direction(case, _factors(case, exact_cotangents)))
+
+
+def _kfac(case: Case, cotangents: Callable[[Tensor], Tensor]) -> Tensor:
+    product, trace = torch.zeros(()), torch.zeros(())
+    for _, v, a, g in _with_direction(case, _factors(case, cotangents)):
         product += ((g @ v @ a) * v).sum()
         trace += a.trace() * g.trace()
     return torch.stack([product, trace])
@@ -170,10 +181,11 @@ class ConvolutionScales:
         return self.squares.sum(0)[:, : self.size]
 
 
-def ekfac(case: Case) -> Tensor:
-    """v^T K v and the trace: the factors, their eigenvectors, and the scales in a second pass.
+def eigenbases(case: Case) -> list[tuple[Layer, Tensor, Tensor, Tensor, Tensor]]:
+    """Each layer, the fixed direction, the eigenvectors of A and G, and the scales (o, i).
 
-    Linear layers need no second pass, their inputs and gradients were kept.
+    The factors, their eigenvectors, and the scales in a second pass. Linear layers need no second
+    pass, their inputs and gradients were kept.
     """
     parts = _factors(case, exact_cotangents, keep=True)
     bases = {
@@ -193,10 +205,17 @@ def ekfac(case: Case) -> Tensor:
             lambda layer: ConvolutionScales(layer, *bases[layer.name]),
         )
         scales |= {part.layer.name: part.result() for part in convolutions}
-    product, trace = torch.zeros(()), torch.zeros(())
     layers = [part.layer for part in parts]
-    for layer, v in zip(layers, _matrices(case, layers), strict=True):
-        basis_a, basis_g = bases[layer.name]
-        product += ((basis_g.T @ v @ basis_a).square() * scales[layer.name]).sum()
-        trace += scales[layer.name].sum()
-    return torch.stack([product, trace]) / case.samples
+    return [
+        (layer, v, *bases[layer.name], scales[layer.name].div_(case.samples))
+        for layer, v in zip(layers, _matrices(case, layers), strict=True)
+    ]
+
+
+def ekfac(case: Case) -> Tensor:
+    """v^T K v and the trace."""
+    product, trace = torch.zeros(()), torch.zeros(())
+    for _, v, basis_a, basis_g, scales in eigenbases(case):
+        product += ((basis_g.T @ v @ basis_a).square() * scales).sum()
+        trace += scales.sum()
+    return torch.stack([product, trace])

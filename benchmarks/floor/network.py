@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from ..cases import Case
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
-PIECE = 25
-"""Images of a batch that are run together: 10 to 50 are alike in time, fewer take less memory. The
-vectors of the MLP are run a batch at a time, which is a quarter faster than 50.
+PIECE_FLOATS = 25 * 3 * 32 * 32
+"""Of a batch of images that are run together: 10 to 50 are alike in time, fewer take less memory.
+The vectors of the MLP are run a batch at a time, which is a quarter faster than 50.
 """
 
 
@@ -60,10 +60,17 @@ class Layer:
 
     def flat(self, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         """The pieces of the layer's stretch of the flat parameter vector."""
-        if isinstance(self.module, nn.Conv2d):
-            _, channels, k, _ = self.module.weight.shape
+        if self.image_order:
+            k, channels = self.image_order
             weight = weight.unflatten(1, (k, k, channels)).movedim(-1, 1)
         return [part.flatten() for part in (weight, bias) if part is not None]
+
+    @property
+    def image_order(self) -> tuple[int, int] | None:
+        """Kernel size and channels of a convolution, whose patches have channels last."""
+        if not isinstance(self.module, nn.Conv2d):
+            return None
+        return self.module.kernel_size[0], self.module.weight.shape[1]
 
     def matrix(self, flat: Tensor) -> Tensor:
         """The inverse of `flat` with the bias as last column: (o, i) or (o, i + 1)."""
@@ -110,7 +117,7 @@ def pieces(batches: Iterable[Tensor]) -> Iterator[Tensor]:
         if batch.ndim == 2:
             yield batch
             continue
-        for x in batch.split(PIECE):
+        for x in batch.split(PIECE_FLOATS // batch[0].numel()):
             yield x.contiguous(memory_format=torch.channels_last)
 
 

@@ -55,13 +55,31 @@ def program(operation: str, case: Case) -> Program:
                 trace += block[0].trace()
         return torch.stack([product, trace])
 
-    def dense() -> Tensor:
-        total: Tensor | float = 0.0
+    def roots() -> Iterator[tuple[float, Tensor]]:
+        """Each batch's weight in the mean and its rows R (c n, d), a square root of its matrix."""
         for weight in passes(extensions.SqrtGGNExact()):
             rows = [p.sqrt_ggn_exact.flatten(0, 1).flatten(1) for p in parameters]
-            root = torch.cat(rows, 1)
+            yield weight, torch.cat(rows, 1)
+
+    def dense() -> Tensor:
+        total: Tensor | float = 0.0
+        for weight, root in roots():
             total = total + weight * (root.T @ root)
         return total
+
+    def block() -> Tensor:
+        modules = [list(m.parameters(recurse=False)) for m in model.modules()]
+        sizes = [sum(p.numel() for p in own) for own in modules if own]
+        totals: list[Tensor] = [torch.zeros(size, size) for size in sizes]
+        for weight, root in roots():
+            for total, own in zip(totals, root.split(sizes, 1), strict=True):
+                total += weight * (own.T @ own)
+        return torch.cat([total.flatten() for total in totals])
+
+    def lowrank() -> Tensor:
+        rows = torch.cat([weight**0.5 * root for weight, root in roots()])
+        along = rows @ case.direction()
+        return torch.stack([along @ along, rows.square().sum()])
 
     def fvp() -> Tensor:
         pieces = case.direction().split([p.numel() for p in parameters])
@@ -112,6 +130,8 @@ def program(operation: str, case: Case) -> Program:
         "diag": diag,
         "trace": lambda: diag().sum().reshape(1),
         "dense": dense,
+        "block": block,
+        "lowrank": lowrank,
         "fvp": fvp,
         "ntk_all": ntk_all,
         "ntk_sum": ntk_sum,

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import curvlinops as cl
 import torch
+from curvlinops.examples import IdentityLinearOperator
 from torch import Tensor, nn
 
 from ..cases import OUTPUTS, Case
-from ..program import SAMPLED_TOLERANCE, NotOfferedError, Program, relative_error
+from ..program import (
+    CG_RESIDUAL,
+    CG_TOLERANCE,
+    DAMPING,
+    SAMPLED_TOLERANCE,
+    NotOfferedError,
+    Program,
+    relative_error,
+)
 
 KERNEL_COLUMNS = 100
 """Columns of the tangent kernel that are computed: all of them take minutes."""
 TRACE_PRODUCTS = 21
+COLUMNS = 200
+"""Columns of a dense matrix that are computed at a time: all of them take gigabytes."""
 
 
 def program(operation: str, case: Case) -> Program:
@@ -19,16 +30,47 @@ def program(operation: str, case: Case) -> Program:
     options = {"num_data": case.samples, "check_deterministic": False}
     parameters = list(case.model.parameters())
 
-    def ggn() -> cl.GGNLinearOperator:
-        return cl.GGNLinearOperator(case.model, loss, parameters, data, **options)
+    def ggn(own: list[nn.Parameter] = parameters) -> cl.GGNLinearOperator:
+        return cl.GGNLinearOperator(case.model, loss, own, data, **options)
 
-    def kronecker(kind: type, fisher_type: str) -> Tensor:
+    def dense(operator: cl.GGNLinearOperator) -> Tensor:
+        columns = torch.eye(operator.shape[0]).split(COLUMNS, dim=1)
+        return torch.cat([operator @ c for c in columns], 1).detach()
+
+    def blocks() -> Tensor:
+        modules = [list(m.parameters(recurse=False)) for m in case.model.modules()]
+        return torch.cat([dense(ggn(own)).flatten() for own in modules if own])
+
+    def solve_cg() -> Tensor:
+        matrix = ggn()
+        shapes = [tuple(p.shape) for p in parameters]
+        like = parameters[0]
+        damped = matrix + DAMPING * IdentityLinearOperator(shapes, like.device, like.dtype)
+        inverse = cl.CGInverseLinearOperator(damped, tolerance=CG_RESIDUAL)
+        return (inverse @ case.direction()).detach()
+
+    def built(kind: type) -> cl.KFACLinearOperator:
+        """With its factors computed, which it does at the first product."""
+        matrix = kronecker(kind, cl.FisherType.TYPE2)
+        matrix @ case.direction(kronecker=True)
+        return matrix
+
+    def solve(matrix: cl.KFACLinearOperator) -> Tensor:
+        inverse = cl.KFACInverseLinearOperator(
+            matrix, damping=DAMPING, use_exact_damping=True, cache=False
+        )
+        return (inverse @ case.direction(kronecker=True)).detach()
+
+    def kronecker(kind: type, fisher_type: str) -> cl.KFACLinearOperator:
         names = set(case.kronecker_parameters())
         covered = [p for n, p in case.model.named_parameters() if n in names]
-        matrix = kind(
+        return kind(
             case.model, loss, covered, data, fisher_type=fisher_type,
             separate_weight_and_bias=False, num_per_example_loss_terms=1, **options,
         )  # fmt: skip
+
+    def summary(kind: type, fisher_type: str) -> Tensor:
+        matrix = kronecker(kind, fisher_type)
         v = case.direction(kronecker=True)
         trace = matrix.trace() if callable(matrix.trace) else matrix.trace
         return torch.stack([v @ (matrix @ v), trace]).detach()
@@ -47,16 +89,23 @@ def program(operation: str, case: Case) -> Program:
         return relative_error(value, reference.reshape(size, size)[:, :KERNEL_COLUMNS])
 
     if operation == "dense":
-        size = sum(p.numel() for p in parameters)
-        return Program(lambda: (ggn() @ torch.eye(size)).detach())
+        return Program(lambda: dense(ggn()))
+    if operation == "block":
+        return Program(blocks)
+    if operation == "solve_cg":
+        return Program(solve_cg, tolerance=CG_TOLERANCE)
+    if operation == "solve_kfac":
+        return Program(solve, setup=lambda: built(cl.KFACLinearOperator))
+    if operation == "solve_ekfac":
+        return Program(solve, setup=lambda: built(cl.EKFACLinearOperator))
     if operation == "kfac":
-        return Program(lambda: kronecker(cl.KFACLinearOperator, cl.FisherType.TYPE2))
+        return Program(lambda: summary(cl.KFACLinearOperator, cl.FisherType.TYPE2))
     if operation == "kfac_mc":
         return Program(
-            lambda: kronecker(cl.KFACLinearOperator, cl.FisherType.MC), tolerance=SAMPLED_TOLERANCE
+            lambda: summary(cl.KFACLinearOperator, cl.FisherType.MC), tolerance=SAMPLED_TOLERANCE
         )
     if operation == "ekfac":
-        return Program(lambda: kronecker(cl.EKFACLinearOperator, cl.FisherType.TYPE2))
+        return Program(lambda: summary(cl.EKFACLinearOperator, cl.FisherType.TYPE2))
     if operation == "fvp":
         return Program(lambda: (ggn() @ case.direction()).detach())
     if operation == "trace":

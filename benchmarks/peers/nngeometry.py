@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..cases import OUTPUTS, Case
-from ..program import SAMPLED_TOLERANCE, NotOfferedError, Program
+from ..program import DAMPING, SAMPLED_TOLERANCE, NotOfferedError, Program
 
 
 def program(operation: str, case: Case) -> Program:
@@ -36,9 +36,29 @@ def program(operation: str, case: Case) -> Program:
         v = PVector(covered, vector_repr=case.direction(kronecker=True))
         return torch.stack([matrix.vTMv(v), matrix.trace()])
 
-    def kfac() -> Tensor:
+    def kronecker(representation: type):
         covered = layers()
-        return summary(fisher(nng.PMatKFAC, covered), covered)
+        matrix = fisher(representation, covered)
+        if representation is nng.PMatEKFAC:
+            matrix.update_diag(loader)
+        return matrix, covered
+
+    def solve(built) -> Tensor:
+        matrix, covered = built
+        v = PVector(covered, vector_repr=case.direction(kronecker=True))
+        return matrix.solve(v, regul=DAMPING).to_torch()
+
+    def values(built) -> Tensor:
+        matrix, _ = built
+        matrix.compute_eigendecomposition()
+        pairs = matrix.get_eigendecomposition()[0].values()
+        return torch.cat([torch.outer(g, a).flatten() for a, g in pairs])
+
+    def eigh(matrix) -> Tensor:
+        matrix.compute_eigendecomposition()
+        values, vectors = matrix.get_eigendecomposition()
+        along = vectors.T @ case.direction()
+        return torch.cat([values.flip(0), vectors @ (values * along)])
 
     def kfac_mc() -> Tensor:
         covered = layers()
@@ -48,16 +68,20 @@ def program(operation: str, case: Case) -> Program:
         )  # fmt: skip
         return summary(matrix, covered)
 
-    def ekfac() -> Tensor:
-        covered = layers()
-        matrix = fisher(nng.PMatEKFAC, covered)
-        matrix.update_diag(loader)
-        return summary(matrix, covered)
-
-    def fvp() -> Tensor:
+    def product(representation: type) -> Tensor:
         every = LayerCollection.from_model(case.model)
         v = PVector(every, vector_repr=case.direction())
-        return fisher(nng.PMatImplicit, every).mv(v).to_torch().detach()
+        return fisher(representation, every).mv(v).to_torch().detach()
+
+    def lowrank() -> Tensor:
+        every = LayerCollection.from_model(case.model)
+        matrix = fisher(nng.PMatLowRank, every)
+        v = PVector(every, vector_repr=case.direction())
+        # Its trace forms the Gram matrix of all rows, 1.6 GB on the tiny case.
+        return torch.stack([matrix.vTMv(v), matrix.get_diag().sum()])
+
+    def blocks() -> Tensor:
+        return torch.cat([b.flatten() for b in fisher(nng.PMatBlockDiag).data.values()])
 
     def ntk_sum() -> Tensor:
         total = torch.zeros(case.kernel_samples, case.kernel_samples)
@@ -73,14 +97,41 @@ def program(operation: str, case: Case) -> Program:
         return Program(lambda: fisher(nng.PMatDiag).get_diag())
     if operation == "dense":
         return Program(lambda: fisher(nng.PMatDense).to_torch())
+    if operation == "block":
+        return Program(blocks)
+    if operation == "quasi":
+        return Program(lambda: product(nng.PMatQuasiDiag))
+    if operation == "lowrank":
+        return Program(lowrank)
+    if operation == "eigh":
+        return Program(eigh, setup=lambda: fisher(nng.PMatDense))
+    if operation == "solve_kfac":
+        return Program(
+            solve,
+            setup=lambda: kronecker(nng.PMatKFAC),
+            note="damps each factor: not the same quantity",
+        )
+    if operation == "solve_ekfac":
+        return Program(solve, setup=lambda: kronecker(nng.PMatEKFAC))
+    if operation == "eigvals_kfac":
+        return Program(
+            lambda built: values(built).sort(descending=True).values,
+            setup=lambda: kronecker(nng.PMatKFAC),
+        )
+    if operation == "logdet_kfac":
+        return Program(
+            lambda built: (values(built) + DAMPING).log().sum().reshape(1),
+            setup=lambda: kronecker(nng.PMatKFAC),
+            note="from its eigenvalues",
+        )
     if operation == "kfac":
-        return Program(kfac)
+        return Program(lambda: summary(*kronecker(nng.PMatKFAC)))
     if operation == "kfac_mc":
         return Program(kfac_mc, tolerance=SAMPLED_TOLERANCE)
     if operation == "ekfac":
-        return Program(ekfac)
+        return Program(lambda: summary(*kronecker(nng.PMatEKFAC)))
     if operation == "fvp":
-        return Program(fvp)
+        return Program(lambda: product(nng.PMatImplicit))
     if operation == "trace":
         return Program(lambda: fisher(nng.PMatImplicit).trace().reshape(1))
     if operation == "ntk_all":  # kept as (c, n, c, n)

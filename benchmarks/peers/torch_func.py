@@ -1,11 +1,12 @@
 """Plain `torch.func`: what a user writes without a library, and (in float64) the reference.
 
-`torch.func` has no Kronecker factors; those are a naive program with forward hooks.
+`torch.func` has no Kronecker factors; those are a naive program with forward hooks. What is asked
+of a matrix that is there already is plain `torch.linalg`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,29 +14,51 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from ..cases import OUTPUTS, Case
-from ..program import NotOfferedError, Program
+from ..program import CG_RESIDUAL, CG_TOLERANCE, DAMPING, DRAWS, NotOfferedError, Program
+from ..samples import checked
 
 Gradients = dict[str, Tensor]
-CHUNK = {"mlp": 100, "conv": 50, "resnet": 50, "tiny": 200}
+Pairs = dict[str, tuple[Tensor, Tensor]]
+Triples = dict[str, tuple[Tensor, Tensor, Tensor]]
+CHUNK = {"mlp": 100, "conv": 50, "resnet": 50, "tiny": 200, "small": 100}
 """Samples whose gradients are held at once: per-sample gradients do not fit otherwise."""
+NAIVE = "naive program with hooks"
 
 
 def program(operation: str, case: Case) -> Program:
-    plain = PlainTorch(case)
+    plain, factored = PlainTorch(case), Factored(case)
+    from_factors = {
+        "solve_kfac": factored.solve,
+        "eigvals_kfac": factored.eigenvalues,
+        "logdet_kfac": factored.logdet,
+        "sample_kfac": factored.samples,
+    }
+    if operation in from_factors:
+        judged = checked(case) if operation == "sample_kfac" else {}
+        return Program(from_factors[operation], setup=factored.factors, note=NAIVE, **judged)
+    if operation == "solve_ekfac":
+        return Program(factored.solve_scaled, setup=lambda: naive_scales(case), note=NAIVE)
+    if operation == "eigh":
+        return Program(plain.eigh, setup=plain.dense)
+    if operation == "solve_cg":
+        return Program(plain.solve, tolerance=CG_TOLERANCE)
     runs = {
         "diag": plain.diag,
         "trace": plain.trace,
         "dense": plain.dense,
-        "fvp": plain.fvp,
+        "block": plain.block,
+        "quasi": plain.quasi,
+        "lowrank": plain.lowrank,
+        "fvp": lambda: plain.product(case.direction()),
         "ntk_all": plain.ntk_all,
         "ntk_sum": plain.ntk_sum,
         "kfac": lambda: naive_kfac(case),
         "ekfac": lambda: naive_ekfac(case),
+        "factors": factored.packed,  # a reference only
     }
     if operation not in runs:
         raise NotOfferedError
-    note = "naive program with hooks" if "kfac" in operation else ""
-    return Program(runs[operation], note=note)
+    return Program(runs[operation], note=NAIVE if "kfac" in operation else "")
 
 
 def output_square_root(outputs: Tensor) -> Tensor:
@@ -82,18 +105,85 @@ class PlainTorch:
         total = sum(row.square_().sum() for rows in self.rows() for row in rows.values())
         return torch.as_tensor(total / self.case.samples).reshape(1)
 
-    def dense(self) -> Tensor:
-        total: Tensor | float = 0.0
+    def roots(self) -> Iterator[Tensor]:
+        """The rows R (n c, d) of each batch: F is the mean over samples of R^T R."""
         for x, _ in self.case.batches(CHUNK[self.case.name]):
             root = output_square_root(self.function(self.parameters, x))
-            rows = torch.einsum("ncd,nck->nkd", self.jacobian(x), root).flatten(0, 1)
-            total = total + rows.T @ rows
-        return total / self.case.samples
+            yield torch.einsum("ncd,nck->nkd", self.jacobian(x), root).flatten(0, 1)
 
-    def fvp(self) -> Tensor:
-        sizes = [p.numel() for p in self.parameters.values()]
-        pieces = self.case.direction().split(sizes)
-        v = {k: t.view_as(self.parameters[k]) for k, t in zip(self.parameters, pieces, strict=True)}
+    def dense(self) -> Tensor:
+        return sum(rows.T @ rows for rows in self.roots()) / self.case.samples
+
+    def block(self) -> Tensor:
+        """The blocks one after another, each flattened."""
+        totals: dict[str, Tensor | float] = dict.fromkeys(self.layers(), 0.0)
+        for rows in self.roots():
+            for name, places in self.layers().items():
+                own = rows[:, places]
+                totals[name] = totals[name] + own.T @ own
+        return torch.cat([t.flatten() for t in totals.values()]) / self.case.samples
+
+    def layers(self) -> dict[str, slice]:
+        """Where the parameters of each module stand in a flat vector."""
+        found: dict[str, slice] = {}
+        start = 0
+        for name, p in self.parameters.items():
+            layer = name.rpartition(".")[0]
+            found[layer] = slice(found[layer].start if layer in found else start, start + p.numel())
+            start += p.numel()
+        return found
+
+    def lowrank(self) -> Tensor:
+        rows = torch.cat(list(self.roots())) / self.case.samples**0.5
+        along = rows @ self.case.direction()
+        return torch.stack([along @ along, rows.square().sum()])
+
+    def quasi(self) -> Tensor:
+        """The product with the direction: diagonals, and what weights share with their bias."""
+        squares = {k: torch.zeros_like(p) for k, p in self.parameters.items()}
+        cross = {k: torch.zeros_like(p) for k, p in self.parameters.items() if p.ndim > 1}
+        for rows in self.rows():
+            for k, row in rows.items():
+                squares[k] += row.square().sum(0)
+            for k in cross:
+                cross[k] += torch.einsum("no,no...->o...", rows[_bias_of(k)], rows[k])
+        v = self.split(self.case.direction())
+        product = {k: squares[k] * v[k] for k in v}
+        for k, shared in cross.items():
+            bias = _bias_of(k)
+            product[k] += shared * v[bias].view(-1, *[1] * (shared.ndim - 1))
+            product[bias] += (shared * v[k]).flatten(1).sum(1)
+        return torch.cat([p.flatten() for p in product.values()]) / self.case.samples
+
+    def eigh(self, matrix: Tensor) -> Tensor:
+        """The eigenvalues, largest first, and F v from them and the eigenvectors."""
+        values, vectors = torch.linalg.eigh(matrix)
+        along = vectors.T @ self.case.direction()
+        return torch.cat([values.flip(0), vectors @ (values * along)])
+
+    def solve(self) -> Tensor:
+        """Conjugate gradients."""
+        right = self.case.direction()
+        exact = right.dtype == torch.float64  # the reference
+        least = (1e-10 if exact else CG_RESIDUAL) * right.norm()
+        found, residual = torch.zeros_like(right), right.clone()
+        along, square = residual, residual @ residual
+        while square.sqrt() > least:
+            product = self.product(along) + DAMPING * along
+            step = square / (along @ product)
+            found, residual = found + step * along, residual - step * product
+            square, before = residual @ residual, square
+            along = residual + square / before * along
+        return found
+
+    def split(self, flat: Tensor) -> Gradients:
+        """A flat vector by parameters."""
+        pieces = flat.split([p.numel() for p in self.parameters.values()])
+        return {k: t.view_as(p) for (k, p), t in zip(self.parameters.items(), pieces, strict=True)}
+
+    def product(self, flat: Tensor) -> Tensor:
+        """The Fisher matrix times a vector."""
+        v = self.split(flat)
         total: Tensor | float = 0.0
         for x, _ in self.case.batches():
             outputs, tangent = jvp(lambda p, x=x: self.function(p, x), (self.parameters,), (v,))
@@ -115,6 +205,10 @@ class PlainTorch:
             for row in rows(self.parameters, self.case.kernel_inputs).values():
                 total = total + row.flatten(1) @ row.flatten(1).T
         return total
+
+
+def _bias_of(weight: str) -> str:
+    return f"{weight.rpartition('.')[0]}.bias"
 
 
 class Passes:
@@ -176,7 +270,7 @@ class Passes:
         return found
 
 
-def _naive_factors(case: Case, passes: Passes) -> dict[str, tuple[Tensor, Tensor]]:
+def _naive_factors(case: Case, passes: Passes) -> Pairs:
     a: dict[str, Tensor | float] = dict.fromkeys(passes.modules, 0.0)
     g: dict[str, Tensor | float] = dict.fromkeys(passes.modules, 0.0)
     for c, inputs, gradients in passes:
@@ -196,7 +290,8 @@ def naive_kfac(case: Case) -> Tensor:
     return torch.stack([product, sum(a.trace() * g.trace() for a, g in factors.values())])
 
 
-def naive_ekfac(case: Case) -> Tensor:
+def naive_scales(case: Case) -> Triples:
+    """For each module the eigenvectors of A and G, and the scales (o, i)."""
     passes = Passes(case)
     bases = {
         k: (torch.linalg.eigh(a)[1], torch.linalg.eigh(g)[1])
@@ -207,9 +302,81 @@ def naive_ekfac(case: Case) -> Tensor:
         for k, (basis_a, basis_g) in bases.items():
             rows = torch.einsum("nto,nti->noi", gradients[k] @ basis_g, inputs[k] @ basis_a)
             scales[k] = scales[k] + rows.square_().sum(0) / case.samples
-    directions = passes.directions()
+    return {k: (*bases[k], scales[k]) for k in bases}
+
+
+def naive_ekfac(case: Case) -> Tensor:
+    directions, scaled = Passes(case).directions(), naive_scales(case)
     product = sum(
-        ((basis_g.T @ directions[k] @ basis_a).square() * scales[k]).sum()
-        for k, (basis_a, basis_g) in bases.items()
+        ((basis_g.T @ directions[k] @ basis_a).square() * scales).sum()
+        for k, (basis_a, basis_g, scales) in scaled.items()
     )
-    return torch.stack([product, sum(s.sum() for s in scales.values())])
+    return torch.stack([product, sum(scales.sum() for _, _, scales in scaled.values())])
+
+
+class Factored:
+    """What is asked of KFAC once its factors are there."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.passes = case, Passes(case)
+
+    def factors(self) -> Pairs:
+        """A and G of each module."""
+        return _naive_factors(self.case, self.passes)
+
+    def packed(self) -> Tensor:
+        """All of them in one vector, as `samples.error` reads them."""
+        return torch.cat([f.flatten() for pair in self.factors().values() for f in pair])
+
+    def flat(self, matrices: dict[str, Tensor]) -> Tensor:
+        """From matrices (..., o, i) to vectors (..., d)."""
+        pieces = []
+        for name, module in self.passes.modules.items():
+            weight, bias = matrices[name], None
+            if module.bias is not None:
+                weight, bias = weight[..., :-1], weight[..., -1]
+            pieces += [weight.flatten(-2)] + ([] if bias is None else [bias])
+        return torch.cat(pieces, -1)
+
+    def turned(self, factors: Pairs, function: Callable[..., Tensor]) -> Tensor:
+        """From matrices in the eigenbasis, by module, its eigenvalues and eigenvectors."""
+        found = {}
+        for name, (a, g) in factors.items():
+            (over_a, basis_a), (over_g, basis_g) = torch.linalg.eigh(a), torch.linalg.eigh(g)
+            inside = function(name, torch.outer(over_g, over_a), basis_a, basis_g)
+            found[name] = basis_g @ inside @ basis_a.T
+        return self.flat(found)
+
+    def solve(self, factors: Pairs) -> Tensor:
+        v = self.passes.directions()
+
+        def inside(name: str, values: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+            return (basis_g.T @ v[name] @ basis_a) / (values + DAMPING)
+
+        return self.turned(factors, inside)
+
+    def samples(self, factors: Pairs) -> Tensor:
+        def inside(name: str, values: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+            return torch.randn(DRAWS, *values.shape) * (values + DAMPING).rsqrt()
+
+        return self.turned(factors, inside)
+
+    def solve_scaled(self, scaled: Triples) -> Tensor:
+        v, found = self.passes.directions(), {}
+        for name, (basis_a, basis_g, scales) in scaled.items():
+            inside = (basis_g.T @ v[name] @ basis_a) / (scales + DAMPING)
+            found[name] = basis_g @ inside @ basis_a.T
+        return self.flat(found)
+
+    def values(self, factors: Pairs) -> Tensor:
+        found = [
+            torch.outer(torch.linalg.eigvalsh(g), torch.linalg.eigvalsh(a)).flatten()
+            for a, g in factors.values()
+        ]
+        return torch.cat(found)
+
+    def eigenvalues(self, factors: Pairs) -> Tensor:
+        return self.values(factors).sort(descending=True).values
+
+    def logdet(self, factors: Pairs) -> Tensor:
+        return (self.values(factors) + DAMPING).log().sum().reshape(1)

@@ -61,7 +61,7 @@ def eigh(
     """Eigenvalues, rising, and eigenvectors in columns; what is only rounding is exactly zero."""
     values, vectors = torch.linalg.eigh(matrix)
     largest = values.abs().amax(-1, keepdim=True)
-    rounding = largest * values.shape[-1] * torch.finfo(values.dtype).eps
+    rounding = largest * values.shape[-1] ** 0.5 * torch.finfo(values.dtype).eps
     return torch.where(values.abs() <= rounding, 0.0, values), vectors
 
 

@@ -55,7 +55,20 @@ class EKFAC(Block):
 
     def product(self, flat: Tensor) -> Tensor:
         rotated = self.left.mT @ self.layout.matrix(flat) @ self.right
-        return self.layout.flat(self.left @ (rotated * self.scales) @ self.right.mT)
+        return self._turned_back(rotated * self.scales)
+
+    def _turned_back(self, rotated: Float[Tensor, "*b g o i"]) -> Float[Tensor, "*b d"]:
+        right = self.right[0] if len(self.right) == 1 else self.right  # one product for a batch
+        return self.layout.flat(self.left @ (rotated @ right.mT))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        # Noise has no direction: it is taken as if along the eigenvectors already.
+        root = self.scales.clamp(min=0).sqrt()
+        return self._turned_back(self.layout.matrix(noise) * root)
+
+    def sample_inverse(self, noise: Tensor, damping: int | float) -> Tensor:
+        root = (self.scales + damping).rsqrt()
+        return self._turned_back(self.layout.matrix(noise) * root)
 
     def trace(self) -> float:
         return float(self.scales.sum())
@@ -175,6 +188,12 @@ class KFAC(Block):
 
     def apply(self, function: Spectral) -> EKFAC:
         return self.eigenbasis.apply(function)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.eigenbasis.sample(noise)
+
+    def sample_inverse(self, noise: Tensor, damping: int | float) -> Tensor:
+        return self.eigenbasis.sample_inverse(noise, damping)
 
     def scaled(self, factor: int | float) -> Block:
         if factor < 0:  # the factors stay positive

@@ -58,10 +58,12 @@ class LowRank(Block):
         return ((columns - inside) / damping).T.reshape(flat.shape)
 
     def trace(self) -> float:
-        return float(self.rows.square().sum())
+        entries = self.rows.flatten()
+        return float(entries @ entries)
 
     def norm(self) -> float:
-        return float(torch.linalg.matrix_norm(self.rows @ self.rows.T))
+        left = self.rows if len(self.rows) <= self.size else self.rows.T  # the smaller Gram matrix
+        return float(torch.linalg.matrix_norm(left @ left.T))
 
     def diagonal(self) -> Tensor:
         return self.rows.square().sum(0)

@@ -472,6 +472,10 @@ class BlockMetric(Metric):
 
     def eigh(self, k: int) -> tuple[Tensor, ParameterVector]:
         self._check_count(k)
+        if k > self.space.size - min(block.size for block in self.blocks.values()):
+            # Every block has one of them: asked for eigenvectors first, it decomposes once.
+            for block in self.blocks.values():
+                block.eigenvectors(torch.empty(0, dtype=torch.int64, device=self.space.device))
         values = [block.eigenvalues() for block in self.blocks.values()]
         top = torch.cat(values).topk(k)
         vectors = self.space.zeros((k,))

@@ -280,8 +280,10 @@ class AffineUse(Use):
         inputs = _by_sample(self.a).mT
         if out is None:
             out = g[0].new_empty(len(g), n, groups, o, self.layout.inputs)
+        # With one position it is an outer product, which a matrix product takes five times as long.
+        times = torch.mul if inputs.shape[-2] == 1 else torch.matmul
         for target, one in zip(out, g, strict=True):
-            torch.matmul(_by_sample(one), inputs, out=target.transpose(0, 1))
+            times(_by_sample(one), inputs, out=target.transpose(0, 1))
         return out
 
     def bias_rows(self, g: Gradients) -> Float[Tensor, "k n go"]:
