@@ -99,7 +99,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 def run(program: str) -> tuple[list[float], float]:
     """The numbers that a program prints, and its peak memory in GiB."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (root / "src", root)))  # this tree, wherever it was installed
+    environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
