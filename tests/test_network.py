@@ -100,7 +100,7 @@ class TestSelection:
             ((nn.Conv2d, nn.LayerNorm), {"1.weight", "2.0.weight", "2.0.bias"}),
             (nn.modules.conv._ConvNd, {"1.weight"}),
         ],
-        ids=str,
+        ids=["one", "another", "several", "a base class"],
     )
     def test_by_the_types_of_modules(self, kinds: object, expected: set[str]) -> None:
         model = nn.Sequential(
