@@ -17,7 +17,7 @@ SHARDED = [case for case in CASES[::6] if not {"moved", "routed", "token"} & {*c
 
 
 def shards_of(case: Case, representation: str, **options: object) -> list[pb.Metric]:
-    sizes = [1, case.n - 3, 2]
+    sizes = [1, case.n - 3, 2] if case.n > 3 else [1, case.n - 1]
     return [
         pb.fisher(network_of(case), [batch], case.likelihood, representation, **options)
         for batch in batches_of(case, sizes)

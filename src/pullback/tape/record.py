@@ -242,28 +242,27 @@ def inspect(
     recorder, outputs = _run(network, few)
     placed: dict[str, Placement] = {}
     reasons = dict(known or {})
-    if len(few) > 1:
-        # Another number of samples and, where that makes a difference, another order.
-        other = [1, 0] if len(few) > 2 else [0]
-        chosen = few.map(lambda t: _chosen(t, other, len(few)))
-        again, shuffled = _run(network, chosen)
-        if not agree_but_for_rounding(outputs[other], shuffled):
-            raise InputError(
-                "model: its outputs are random, or the output for one sample depends on the others "
-                "in the batch, so no sample has a function of its own; put it in evaluation mode"
-            )
-        options = _options(recorder, again)
-        while options:  # until what is tried is right, or there is nothing more to try
-            placed = {name: places[0] for name, places in options.items()}
-            recorder, _ = _run(network, few, (), placed)
-            again, _ = _run(network, chosen, (), placed)
-            wrong = [n for n in _misplaced(recorder, again, other) if len(options.get(n, ())) > 1]
-            if not wrong:
-                break
-            for name in wrong:
-                options[name].pop(0)
-        reasons.update(again.unruled)
-        reasons.update(_misplaced(recorder, again, other))
+    # Another number of samples and, where that makes a difference, another order.
+    other = {1: [0, 0], 2: [0]}.get(len(few), [1, 0])
+    chosen = few.map(lambda t: _chosen(t, other, len(few)))
+    again, shuffled = _run(network, chosen)
+    if not agree_but_for_rounding(outputs[other], shuffled):
+        raise InputError(
+            "model: its outputs are random, or the output for one sample depends on the others "
+            "in the batch, so no sample has a function of its own; put it in evaluation mode"
+        )
+    options = _options(recorder, again)
+    while options:  # until what is tried is right, or there is nothing more to try
+        placed = {name: places[0] for name, places in options.items()}
+        recorder, _ = _run(network, few, (), placed)
+        again, _ = _run(network, chosen, (), placed)
+        wrong = [n for n in _misplaced(recorder, again, other) if len(options.get(n, ())) > 1]
+        if not wrong:
+            break
+        for name in wrong:
+            options[name].pop(0)
+    reasons.update(again.unruled)
+    reasons.update(_misplaced(recorder, again, other))
     reasons = {**recorder.unruled, **reasons}
     generic = tuple(name for name in network.space.names if name in reasons)
     if reasons:
