@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from pullback.cotangents import Source
 from pullback.likelihoods import Euclidean
 from pullback.tape.generic import LOOPED, VMAPPED
 from pullback.tape.sweep import Part, Sweep
+from pullback.tape.use import Use
 from tests.cases import CASES, Case, named
 from tests.checks import assert_agree
 from tests.entries import data_of, network_of
@@ -123,6 +126,26 @@ class TestOnTheGrid:
             for name, squares in part.diagonal.items():
                 total[sweep.network.space.slices[name]] += squares.reshape(-1)
         assert_agree(total, case.rows.square().sum((0, 1)))
+
+
+def in_graph(thing: object) -> bool:
+    return isinstance(thing, Tensor) and thing.grad_fn is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "linear on sequences", "attention, batch first", "conv2d", "layer norm", "lstm"]
+)
+def test_nothing_of_a_pass_waits_for_the_garbage_collector(name: str) -> None:
+    """A cycle of references would keep the graphs of many pieces in memory."""
+    sweep = swept(named(name))[0]
+    gc.collect()
+    gc.disable()
+    try:
+        sweep.settled(lambda: [None for _ in sweep.steps("test")])
+        left = [thing for thing in gc.get_objects() if isinstance(thing, Use) or in_graph(thing)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 class TestOverwrittenInputs:

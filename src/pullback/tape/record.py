@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -122,7 +123,7 @@ class _Recorder(TorchFunctionMode):
             if in_front(site.samples, placement, self.samples) is None:
                 return set()
             if placement != 0:
-                site = site.moved(lambda t: _moved(t, placement, self.samples))
+                site = site.moved(partial(_moved, placement=placement, samples=self.samples))
         if len(site.samples) != self.samples:
             return set()
         if not result.requires_grad:

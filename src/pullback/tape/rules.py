@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -62,14 +63,21 @@ def rule(*operations: Callable[..., object]) -> Callable[[Rule], Rule]:
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Site | None:
     if input.ndim < 2 or weight.ndim != 2:
         return None
+    return _linear(input, weight, bias, lambda x: x)
 
-    def moved(front: Callable[[Tensor], Tensor]) -> Site:
-        x = front(input)
-        return Site(
-            x, weight, bias, lambda w, b: AffineUse(w, b, weight.shape, x, None, front), moved
-        )
 
-    return moved(lambda x: x)
+def _linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, front: Callable[[Tensor], Tensor]
+) -> Site:
+    x = front(input)
+    # No function that knows itself: such a cycle would keep the whole graph until it is collected.
+    return Site(
+        x,
+        weight,
+        bias,
+        lambda w, b: AffineUse(w, b, weight.shape, x, None, front),
+        partial(_linear, input, weight, bias),
+    )
 
 
 def _looked_into(function: Callable[..., Any]) -> Callable[..., Any]:
