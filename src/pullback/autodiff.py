@@ -103,8 +103,6 @@ def _add_together_(
     try:
         outputs = network.forward(leaves, batch)
         check_finite_outputs(outputs)
-        if not outputs.requires_grad:
-            return True  # no parameter has an influence
         changes = _changes(network, vectors, batch)
         cotangents = torch.stack([metric(outputs.detach(), change) for change in changes])
         gradients = torch.autograd.grad(
