@@ -61,6 +61,7 @@ def rule(*operations: Callable[..., object]) -> Callable[[Rule], Rule]:
 
 @rule(F.linear)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Site | None:
+    """A matrix times the last dimension; every other one but the samples' is positions."""
     if input.ndim < 2 or weight.ndim != 2:
         return None
     return _linear(input, weight, bias, lambda x: x)
@@ -110,6 +111,7 @@ def convolution(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Site | None:
+    """A convolution; its `Window` says how the input is cut into patches."""
     if input.ndim != weight.ndim:  # no batch dimension
         return None
     kernel = tuple(weight.shape[2:])
@@ -149,6 +151,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Site | None:
+    """A transposed convolution, as a convolution of the stretched input."""
     if input.ndim != weight.ndim:
         return None
     kernel = tuple(weight.shape[2:])
@@ -185,6 +188,8 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Site | None:
+    """Batch norm with its running statistics, a scale by channel."""
+
     def normalise(x: Tensor) -> Tensor:
         return F.batch_norm(x, running_mean, running_var, None, None, False, 0.0, eps)
 
@@ -202,6 +207,8 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Site | None:
+    """Instance norm, a scale by channel."""
+
     def normalise(x: Tensor) -> Tensor:
         statistics = (None, None) if use_input_stats else (running_mean, running_var)
         return F.instance_norm(x, *statistics, None, None, use_input_stats, 0.0, eps)
@@ -217,6 +224,8 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Site | None:
+    """Group norm, a scale by channel."""
+
     def normalise(x: Tensor) -> Tensor:
         return F.group_norm(x, num_groups, None, None, eps)
 
@@ -231,6 +240,8 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Site | None:
+    """Layer norm, a scale by entry of the last dimensions."""
+
     def normalise(x: Tensor) -> Tensor:
         return F.layer_norm(x, list(normalized_shape), None, None, eps)
 
@@ -246,6 +257,8 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Site | None:
+    """Root-mean-square norm, a scale by entry of the last dimensions."""
+
     def normalise(x: Tensor) -> Tensor:
         return F.rms_norm(x, list(normalized_shape), None, eps)
 
@@ -285,6 +298,7 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Site | None:
+    """A row of the weight for each index."""
     if max_norm is not None or scale_grad_by_freq or input.ndim == 0:
         return None
     padding = None if padding_idx is None else padding_idx % len(weight)
