@@ -57,7 +57,7 @@ def resnet50(classes: int = 1000) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-PROGRAM = """
+SETUP = """
 import resource
 import torch
 import pullback as pb
@@ -67,33 +67,29 @@ torch.set_num_threads(2)
 model = resnet50()
 x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 options = dict(estimator="sampled", seed=0, progress=False)
+"""
+PEAK = """
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+PROGRAM = """
 implicit = pb.fisher(model, x, representation="implicit", **options)
 v = implicit.space.randn(seed=1)
 product, trace = implicit @ v, implicit.trace()
 quadratic = float(v @ product)
 kfac = pb.fisher(model, x, representation="kfac", **options)
 print(implicit.space.size, quadratic, float(trace), kfac.trace(), float(v @ kfac @ v))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
 EKFAC_PROGRAM = """
-import resource
-import torch
-import pullback as pb
-from tests.test_scale import resnet50
-
-torch.set_num_threads(2)
-model = resnet50()
-x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-options = dict(estimator="sampled", seed=0, progress=False)
 ekfac = pb.fisher(model, x, representation="ekfac", **options)
 diagonal = pb.fisher(model, x, representation="diagonal", **options)
 v = ekfac.space.randn(seed=1)
 solution = ekfac.solve(v, damping=1e-2)
 error = float(torch.linalg.vector_norm((ekfac @ solution + 1e-2 * solution - v).flat))
 print(error / float(torch.linalg.vector_norm(v.flat)), ekfac.trace(), diagonal.trace())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
@@ -103,7 +99,7 @@ def run(program: str) -> tuple[list[float], float]:
     paths = os.pathsep.join(map(str, (root / "src", root)))  # this tree, wherever it was installed
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", SETUP + program + PEAK],
         env=environment,
         capture_output=True,
         text=True,
