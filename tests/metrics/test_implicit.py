@@ -340,3 +340,26 @@ class TestErrorsOfDraws:
         found = metric.trace()
         assert abs(found.value - exact) <= 4 * found.stderr < 2 * exact
         assert found.samples == 80
+
+
+def test_a_batch_without_influence_does_not_shift_the_draws_of_the_next() -> None:
+    class Gated(nn.Module):
+        """Constant on samples that begin with a negative number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.layer(x).mean(1)
+            return out.detach() if bool((x[:, 0, 0] < 0).all()) else out
+
+    torch.manual_seed(0)
+    lengths = (2, 3, 4)  # so that the batches are not joined
+    data = [torch.rand(4, t, 2, dtype=torch.float64) + 0.1 for t in lengths]
+    data[1] = -data[1]
+    metric = pb.fisher(Gated().double(), data, representation="implicit", estimator="sampled")
+    v = metric.space.randn(seed=1, batch=(3,))
+    together = (metric @ v).flat
+    for row, found in zip(v.flat, together, strict=True):
+        assert_agree(found, (metric @ metric.space.vector(row)).flat)
