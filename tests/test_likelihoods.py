@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import scipy.stats
 import torch
@@ -126,14 +123,6 @@ def score_of(function: DistributionOf, outputs: Tensor, labels: Tensor) -> Tenso
         leaf = output.unsqueeze(0).requires_grad_()
         rows.append(torch.autograd.grad(function(leaf).log_prob(label.unsqueeze(0)).sum(), leaf)[0])
     return torch.cat(rows)
-
-
-@contextmanager
-def registry_put_back() -> Iterator[None]:
-    before = dict(_REGISTRY)
-    yield
-    _REGISTRY.clear()
-    _REGISTRY.update(before)
 
 
 class TestLoss:
@@ -429,27 +418,25 @@ class TestInformation:
 
     def test_a_class_is_registered_in_a_line(self) -> None:
         function: DistributionOf = lambda out: Geometric(logits=out[:, 0])  # noqa: E731
-        with registry_put_back():
 
-            @register_information(Geometric)
-            def _(d: Geometric) -> Information:
-                return [(d.probs, 1 / (d.probs**2 * (1 - d.probs)))]
+        @register_information(Geometric)
+        def _(d: Geometric) -> Information:
+            return [(d.probs, 1 / (d.probs**2 * (1 - d.probs)))]
 
-            actual = metric_of(likelihood_of(function), OUTPUTS)
+        actual = metric_of(likelihood_of(function), OUTPUTS)
         assert_agree(actual, divergence_hessian(function, OUTPUTS))
 
     def test_a_matrix_can_be_registered(self) -> None:
         function: DistributionOf = lambda out: Gamma(out[:, 0].exp(), out[:, 1].exp())  # noqa: E731
-        with registry_put_back():
 
-            @register_information(Gamma)
-            def _(d: Gamma) -> Information:
-                a, b = d.concentration, d.rate
-                top = torch.stack([torch.special.polygamma(1, a), -1 / b], -1)
-                matrix = torch.stack([top, torch.stack([-1 / b, a / b**2], -1)], -2)
-                return [(torch.stack([a, b], -1), matrix)]
+        @register_information(Gamma)
+        def _(d: Gamma) -> Information:
+            a, b = d.concentration, d.rate
+            top = torch.stack([torch.special.polygamma(1, a), -1 / b], -1)
+            matrix = torch.stack([top, torch.stack([-1 / b, a / b**2], -1)], -2)
+            return [(torch.stack([a, b], -1), matrix)]
 
-            actual = metric_of(likelihood_of(function), OUTPUTS)
+        actual = metric_of(likelihood_of(function), OUTPUTS)
         assert_agree(actual, divergence_hessian(function, OUTPUTS))
 
     def test_subclasses_inherit_it(self) -> None:
@@ -470,16 +457,14 @@ class TestInformation:
     def test_an_information_of_another_shape_is_refused(
         self, shape: tuple[int, ...], message: str
     ) -> None:
-        with registry_put_back():
-            register_information(Weibull)(lambda d: [(d.scale, torch.ones(shape))])
-            with pytest.raises(pb.InputError, match=f"register_information.*{message}"):
-                metric_of(likelihood_of(lambda out: Weibull(out[:, 0].exp(), 1.0)), OUTPUTS)
+        register_information(Weibull)(lambda d: [(d.scale, torch.ones(shape))])
+        with pytest.raises(pb.InputError, match=f"register_information.*{message}"):
+            metric_of(likelihood_of(lambda out: Weibull(out[:, 0].exp(), 1.0)), OUTPUTS)
 
     def test_a_parameter_without_samples_in_front_is_refused(self) -> None:
-        with registry_put_back():
-            register_information(Weibull)(lambda d: [(d.scale.sum(), torch.ones(()))])
-            with pytest.raises(pb.InputError, match=r"register_information.*dimension 0"):
-                metric_of(likelihood_of(lambda out: Weibull(out[:, 0].exp(), 1.0)), OUTPUTS)
+        register_information(Weibull)(lambda d: [(d.scale.sum(), torch.ones(()))])
+        with pytest.raises(pb.InputError, match=r"register_information.*dimension 0"):
+            metric_of(likelihood_of(lambda out: Weibull(out[:, 0].exp(), 1.0)), OUTPUTS)
 
 
 class Untouched(Distribution):

@@ -1,4 +1,4 @@
-"""Every test starts from the same random state and gives the same result on every machine.
+"""Every test and every example starts from the same state, and leaves none behind.
 
 This file must not import pullback: its annotations are checked only in modules that are imported
 after pytest has installed jaxtyping's import hook for the package.
@@ -7,6 +7,7 @@ after pytest has installed jaxtyping's import hook for the package.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,3 +27,13 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_registered() -> Iterator[None]:
+    from pullback.likelihoods.information import _REGISTRY
+
+    before = dict(_REGISTRY)
+    yield
+    _REGISTRY.clear()
+    _REGISTRY.update(before)
