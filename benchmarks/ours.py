@@ -40,8 +40,7 @@ def program(operation: str, case: Case) -> Program:
         return pb.ParameterVector(metric.space, case.direction(metric.space == covered.space))
 
     def summary(metric: pb.Metric) -> Tensor:
-        v = direction(metric)
-        return torch.stack([v @ (metric @ v), torch.as_tensor(metric.trace())])
+        return torch.tensor([float(metric.quadratic(direction(metric))), float(metric.trace())])
 
     def product(metric: pb.Metric) -> Tensor:
         return (metric @ direction(metric)).flat

@@ -17,7 +17,6 @@ from pullback.errors import InputError
 from pullback.network import Network
 from pullback.parameters import ParameterVector
 from pullback.tape.sweep import Sweep
-from pullback.tape.use import flat_rows
 
 
 def jacobian(model: nn.Module | Network, data: object, memory: int | None = None) -> Jacobian:
@@ -117,8 +116,7 @@ class Jacobian:
             for step in sweep.steps("Jacobian", rows=size):
                 place = out[step.start : step.start + step.samples, step.cotangents]
                 for part in step.parts():
-                    for name, gradients in part.per_sample.items():
-                        place[..., self.space.slices[name]] = flat_rows(gradients).transpose(0, 1)
+                    part.write_rows(place.transpose(0, 1), self.space.slices)
             return out
 
         return sweep.settled(fill)

@@ -48,6 +48,10 @@ class Block(ABC):
     def product(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """The product with vectors (..., d)."""
 
+    def quadratic(self, flat: Float[Tensor, " d"]) -> float:
+        """The quadratic form of one vector."""
+        return float(flat @ self.product(flat))
+
     @abstractmethod
     def trace(self) -> float:
         """The trace."""

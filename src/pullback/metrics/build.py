@@ -37,7 +37,7 @@ from pullback.metrics.sums import (
     QuasiDiagonalSum,
     Sum,
 )
-from pullback.parameters import ROOT, ParameterSpace, ParameterVector, by_owner, owner_of
+from pullback.parameters import ROOT, ParameterVector, by_owner, owner_of
 from pullback.tape.affine import AffineLayout
 from pullback.tape.sweep import Part, Sweep
 from pullback.tape.use import Unforeseen
@@ -79,19 +79,20 @@ class Unit:
     layout: AffineLayout | None
     remedy: str = REMEDY
 
-    def sum(self, space: ParameterSpace, memory: int | None) -> BlockSum:
+    def sum(self, sweep: Sweep) -> BlockSum:
         """The empty sums of the first pass."""
+        space = sweep.network.space.part(self.members)
         kind, _, how = self.kind.partition("-")
         if kind == "diagonal":
             return DiagonalSum(space)
         if kind == "quasidiagonal" and self.layout is not None:
             return QuasiDiagonalSum(space, self.layout)
         if kind == "lowrank":
-            return LowRankSum(space)
+            return LowRankSum(space, sweep.expected)
         if kind in ("kfac", "ekfac") and how != "nearest":
             assert self.layout is not None
             return KroneckerSum(space, self.layout, how or "expand")
-        return DenseSum(space, memory, self.remedy)
+        return DenseSum(space, sweep.memory, self.remedy)
 
     def block(self, total: BlockSum, samples: int) -> Block:
         """The block of the first pass."""
@@ -152,9 +153,7 @@ def _blocks(
     space = sweep.network.space
     eigen = [name for name, unit in units.items() if unit.kind.startswith("ekfac")]
     sums = {
-        name: unit.sum(space.part(unit.members), sweep.memory)
-        for name, unit in units.items()
-        if basis is None or name not in eigen
+        name: unit.sum(sweep) for name, unit in units.items() if basis is None or name not in eigen
     }
     centred = isinstance(sweep.source, Source) and sweep.source.estimator == "centred"
     mean = {MEAN: GradientSum(space)} if centred else {}

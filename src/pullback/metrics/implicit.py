@@ -95,8 +95,7 @@ class Implicit(Operator):
     def quadratic(self, vector: ParameterVector) -> float | Estimate:
         if not self._drawn:
             return super().quadratic(vector)
-        self._check_single(vector)
-        sweep, flat = self._sweep, vector.in_space(self.space)
+        sweep, flat = self._sweep, self._single(vector)
         draws, found = sweep.source.open(), []
         for batch in tracked(sweep.batches, "quadratic", sweep.batches.count, sweep.progress):
             roots = draws.next(sweep.network(batch), batch.targets)

@@ -46,6 +46,10 @@ class LowRank(Block):
     def product(self, flat: Tensor) -> Tensor:
         return (flat @ self.rows.T) @ self.rows
 
+    def quadratic(self, flat: Tensor) -> float:
+        along = self.rows @ flat
+        return float(along @ along)
+
     def solve(self, flat: Tensor, damping: int | float) -> Tensor:
         # Woodbury: the matrix to factorise is m x m.
         gram = self.rows @ self.rows.T
@@ -58,6 +62,10 @@ class LowRank(Block):
         return ((columns - inside) / damping).T.reshape(flat.shape)
 
     def trace(self) -> float:
+        return self._trace
+
+    @cached_property
+    def _trace(self) -> float:
         entries = self.rows.flatten()
         return float(entries @ entries)
 

@@ -107,16 +107,17 @@ class Metric(ABC):
         Raises:
             InputError: the vector belongs to another space, or is a batch of vectors.
         """
-        self._check_single(vector)
-        return float(vector @ (self @ vector))
+        flat = self._single(vector)
+        return float(flat @ self._product(flat))
 
-    def _check_single(self, vector: ParameterVector) -> None:
-        shape = tuple(vector.in_space(self.space).shape[:-1])
-        if shape:
+    def _single(self, vector: ParameterVector) -> Float[Tensor, " d"]:
+        flat = vector.in_space(self.space)
+        if flat.ndim > 1:
             raise InputError(
-                f"vector: a batch of shape {shape}, of which there is no one quadratic form; give "
-                "one vector, or take v @ (F @ v)"
+                f"vector: a batch of shape {tuple(flat.shape[:-1])}, of which there is no one "
+                "quadratic form; give one vector, or take v @ (F @ v)"
             )
+        return flat
 
     def solve(
         self, vector: ParameterVector, damping: int | float = 1e-3, split: str = "none"
@@ -408,6 +409,10 @@ class BlockMetric(Metric):
 
     def _product(self, flat: Tensor) -> Tensor:
         return self._filled(flat, lambda block, part: block.product(part))
+
+    def quadratic(self, vector: ParameterVector) -> float:
+        flat = self._single(vector)
+        return sum(block.quadratic(flat[places]) for block, places in self._placed())
 
     def to_linear_operator(self) -> StructuredOperator:
         if all(isinstance(block, Diagonal) for block in self.blocks.values()):

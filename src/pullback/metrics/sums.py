@@ -26,7 +26,6 @@ from pullback.metrics.quasidiagonal import QuasiDiagonal
 from pullback.parameters import ParameterSpace
 from pullback.tape.affine import AffineLayout, AffineUse
 from pullback.tape.sweep import Part
-from pullback.tape.use import flat_rows
 
 REMEDY = "use 'kfac', 'ekfac', 'diagonal' or 'implicit', or select fewer parameters"
 
@@ -76,14 +75,16 @@ class Sum(ABC):
         return torch.zeros(shape, dtype=self.space.dtype, device=self.space.device)
 
     def _rows(self, parts: Sequence[Part]) -> Float[Tensor, "k n d"]:
-        """The gradients of the block's parameters, sample by sample; missing ones are zero."""
-        found = {k: v for part in parts for k, v in part.per_sample.items()}
-        lead = next(iter(found.values())).shape[:2]
-        rows = [
-            flat_rows(found[name]) if name in found else self._zeros(*lead, shape.numel())
-            for name, shape in self.space.shape_of.items()
-        ]
-        return torch.cat(rows, dim=2)
+        """The gradients of the block's parameters, sample by sample."""
+        out = self.space.zeros((0,)).flat.new_empty(*parts[0].shape, self.space.size)
+        self._write_rows(parts, out)
+        return out
+
+    def _write_rows(self, parts: Sequence[Part], out: Float[Tensor, "k n d"]) -> None:
+        if not {name for part in parts for name in part.names} >= set(self.space.names):
+            out.zero_()  # the batch does not use all of them
+        for part in parts:
+            part.write_rows(out, self.space.slices)
 
 
 class GradientSum(Sum):
@@ -257,37 +258,62 @@ class DenseSum(BlockSum):
 
 
 class LowRankSum(BlockSum):
-    """The gradients themselves."""
+    """The gradients themselves.
 
-    def __init__(self, space: ParameterSpace) -> None:
+    Args:
+        space: that of the block.
+        expected: how many there will probably be, for which room is made at once.
+    """
+
+    def __init__(self, space: ParameterSpace, expected: int) -> None:
         super().__init__(space)
         self.kept = space.size
-        self.rows: list[Tensor] = []
+        self.expected, self.count = expected, 0
+        self.room = self._zeros(0, space.size)
 
     def add(self, parts: Sequence[Part], fresh: bool) -> None:
-        rows = self._rows(parts).flatten(0, 1)
-        needed = rows.numel() * rows.element_size()
+        k, n = parts[0].shape
+        self._make_room(self.count + k * n)
+        self._write_rows(parts, self.room[self.count : self.count + k * n].unflatten(0, (k, n)))
+        self.count += k * n
+
+    def _make_room(self, count: int) -> None:
+        if count <= len(self.room):
+            return
+        count = self.expected if count <= self.expected else 2 * count
         check_fits(
-            f"representation: 'lowrank', {len(rows):,} more gradients of {rows.shape[1]:,} numbers",
-            2 * needed,
-            rows.device,
+            f"representation: 'lowrank', {count:,} gradients of {self.space.size:,} numbers",
+            count * self.space.size * self.room.element_size(),
+            self.space.device,
             "use fewer samples, estimator='sampled', or another representation",
         )
-        self.rows.append(rows)
+        room = self.room.new_empty(count, self.space.size)
+        room[: self.count] = self.rows
+        self.room = room
+
+    @property
+    def rows(self) -> Float[Tensor, "m d"]:
+        """Those that there are."""
+        return self.room[: self.count]
 
     def reduce(self, group: distributed.ProcessGroup) -> None:
         shards: list[list[Tensor] | None] = [None] * distributed.get_world_size(group)
-        distributed.all_gather_object(shards, self.rows, group=group)
-        self.rows = [rows.to(self.space.device) for shard in shards for rows in shard or ()]
+        distributed.all_gather_object(shards, self.state(), group=group)
+        every = [rows.to(self.space.device) for shard in shards for rows in shard or ()]
+        self.restore([torch.cat(every)])
 
     def tensors(self) -> list[Tensor]:
-        return self.rows
+        return [self.rows]
+
+    def state(self) -> list[Tensor]:
+        return [self.rows.clone()]  # without the room that is left
 
     def restore(self, state: list[Tensor]) -> None:
-        self.rows = state
+        (self.room,) = state
+        self.count = len(self.room)
 
     def block(self, samples: int) -> LowRank:
-        return LowRank(torch.cat(self.rows).div_(samples**0.5))
+        return LowRank(self.rows.div_(samples**0.5))
 
 
 class KroneckerSum(BlockSum):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,14 +159,22 @@ class AffineLayout:
     def rows_of(self, weight: Tensor) -> Shaped[Tensor, "*b g o i"]:
         """A weight (..., *weight) as rows; the inverse of `weight_of`."""
         lead = weight.shape[: weight.ndim - len(self.weight)]
-        *kernel, each = self._patch
-        if self.transposed:
-            apart = weight.reshape(*lead, self.groups, each, self.outputs, *kernel)
-            apart = apart.movedim(len(lead) + 1, -1)
-        else:
-            apart = weight.reshape(*lead, self.groups, self.outputs, each, *kernel)
-            apart = apart.movedim(len(lead) + 2, -1)
+        apart = self.apart(weight).movedim(len(lead) + 2, -1)
         return apart.reshape(*lead, self.groups, self.outputs, self.inputs)
+
+    def apart(self, weight: Tensor) -> Shaped[Tensor, "*b g o c *kernel"]:
+        """A weight (..., *weight) by group, output, input channel and kernel: a view."""
+        lead = weight.ndim - len(self.weight)
+        weight = weight.unflatten(lead, (self.groups, -1))
+        return weight.transpose(lead + 1, lead + 2) if self.transposed else weight
+
+    def channels_first(self, patches: Float[Tensor, "g i n t"]) -> Float[Tensor, "g i n t"]:
+        """Patches with their channels before the kernel, as in the weight."""
+        if len(self.weight) == 2:
+            return patches
+        channels = patches.unflatten(1, self._patch).movedim(len(self._patch), 1)
+        rows = channels.movedim((-2, -1), (1, 2))  # in memory as (G, n, t, i)
+        return rows.flatten(3).permute(0, 3, 1, 2)
 
     def matrix(self, flat: Shaped[Tensor, "*b d"]) -> Shaped[Tensor, "*b g o ii"]:
         """Flat values [weight ..., bias ...] as one matrix [W | b] a group."""
@@ -289,6 +297,24 @@ class AffineUse(Use):
     def bias_rows(self, g: Gradients) -> Float[Tensor, "k n go"]:
         """The gradient by the bias of each sample."""
         return torch.stack([sum_over_positions(one).flatten(0, 1).T for one in g])
+
+    def write_rows(
+        self, g: Gradients, out: Float[Tensor, "k n d"], places: Mapping[str, slice]
+    ) -> None:
+        if self.weight is not None and self.weight in places:
+            self._write_weight_rows(g, out[..., places[self.weight]])
+        if self.bias is not None and self.bias in places:
+            out[..., places[self.bias]] = self.bias_rows(g)
+
+    def _write_weight_rows(self, g: Gradients, out: Float[Tensor, "k n w"]) -> None:
+        rows = self.layout.apart(out.unflatten(2, self.layout.weight))  # (k, n, G, o, c, *kernel)
+        if self.window is None and g[0].shape[-1] == 1:
+            self.weight_rows(g, rows)
+            return
+        a = self.layout.channels_first(self.a)
+        for target, one in zip(rows.transpose(1, 2), g, strict=True):
+            for samples, chunk in self._in_cache([one], a):
+                target[:, samples] = chunk.unflatten(3, target.shape[3:])
 
     def per_sample(self, g: Gradients) -> dict[str, Tensor]:
         out = {}

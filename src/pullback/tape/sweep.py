@@ -11,8 +11,8 @@ the sum over its uses, which only the per-sample form can express.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -32,10 +32,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """All uses, in one piece of the data, of parameters that are used together."""
+    """All uses, in one piece of the data, of parameters that are used together.
+
+    Attributes:
+        samples: how many samples n the piece has.
+    """
 
     uses: tuple[Use, ...]
     gradients: tuple[Gradients, ...]
+    samples: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of cotangents k and of samples n."""
+        return len(self.gradients[0]), self.samples
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +60,13 @@ class Part:
             for name, value in use.per_sample(g).items():
                 total[name] = total[name] + value if name in total else value
         return total
+
+    def write_rows(self, out: Float[Tensor, "k n d"], places: Mapping[str, slice]) -> None:
+        """Write the gradients into rows, at the places of parameters that have one."""
+        if len(self.uses) == 1:
+            self.uses[0].write_rows(self.gradients[0], out, places)
+        else:
+            contractions.write_rows(self.per_sample, out, places)
 
     @cached_property
     def diagonal(self) -> dict[str, Tensor]:
@@ -74,9 +91,8 @@ class Part:
 
     def squared_norms(self) -> Float[Tensor, "k n"]:
         """The squared norm of each sample's gradient, for each cotangent."""
-        count = len(self.gradients[0])
-        apart = [tuple(g[k : k + 1] for g in self.gradients) for k in range(count)]
-        return torch.stack([Part(self.uses, gradients).squared_norm() for gradients in apart])
+        apart = [tuple(g[k : k + 1] for g in self.gradients) for k in range(self.shape[0])]
+        return torch.stack([replace(self, gradients=one).squared_norm() for one in apart])
 
 
 @dataclass(frozen=True)
@@ -110,9 +126,8 @@ class Step:
     def parts(self) -> Iterator[Part]:
         """The contributions of parameters that belong together."""
         for members in connected(self.uses):
-            yield Part(
-                tuple(self.uses[m] for m in members), tuple(self.gradients[m] for m in members)
-            )
+            uses = tuple(self.uses[m] for m in members)
+            yield Part(uses, tuple(self.gradients[m] for m in members), self.samples)
 
 
 @dataclass
@@ -142,6 +157,12 @@ class Sweep:
         """How each parameter's gradients are computed, from a look at the first batch."""
         with undisturbed():
             return inspect(self.network, next(iter(self.batches)))
+
+    @property
+    def expected(self) -> int:
+        """How many gradients a pass makes if all batches are as large as the first."""
+        plan = self.plan
+        return (self.batches.count or 1) * plan.samples * self.source.count(plan.outputs)
 
     def settled(self, build: Callable[[], T]) -> T:
         """The result of `build`, which is started anew when a batch shows the plan to be wrong.

@@ -13,7 +13,7 @@ cost than through these, it overrides.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -51,6 +51,12 @@ class Use(ABC):
     @abstractmethod
     def per_sample(self, g: Gradients) -> dict[str, Float[Tensor, "k n *shape"]]:
         """The gradient of each sample, for each parameter: shape (k, n, *shape)."""
+
+    def write_rows(
+        self, g: Gradients, out: Float[Tensor, "k n d"], places: Mapping[str, slice]
+    ) -> None:
+        """Write each sample's gradient into its row, at the places of parameters that have one."""
+        write_rows(self.per_sample(g), out, places)
 
     @property
     @abstractmethod
@@ -119,6 +125,15 @@ class SavedInput:
 def flat_rows(gradients: Float[Tensor, "k n *shape"]) -> Float[Tensor, "k n d"]:
     """Per-sample gradients of one parameter as rows."""
     return gradients.reshape(*gradients.shape[:2], -1)
+
+
+def write_rows(
+    per_sample: Mapping[str, Tensor], out: Float[Tensor, "k n d"], places: Mapping[str, slice]
+) -> None:
+    """Write gradients given sample by sample into rows, at the places of those that have one."""
+    for name, gradients in per_sample.items():
+        if name in places:
+            out[..., places[name]] = flat_rows(gradients)
 
 
 def squared_norm(per_sample: dict[str, Tensor]) -> Float[Tensor, " n"]:
