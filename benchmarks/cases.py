@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,17 @@ class Case:
 
     def direction(self, kronecker: bool = False) -> Tensor:
         """A fixed parameter vector (d,); with `kronecker` only the entries KFAC covers, (d',)."""
-        size = sum(p.numel() for p in self.model.parameters())
-        vector = _normal(size)
-        names = set(self.kronecker_parameters())
-        pieces = vector.split([p.numel() for p in self.model.parameters()])
-        kept = [
-            piece
-            for (name, _), piece in zip(self.model.named_parameters(), pieces, strict=True)
-            if not kronecker or name in names
-        ]
-        return torch.cat(kept).to(self.inputs.dtype)
+        return self._directions[kronecker]
+
+    @cached_property
+    def _directions(self) -> tuple[Tensor, Tensor]:
+        """Drawn once, before the clock starts or in the first repetition."""
+        parameters = dict(self.model.named_parameters())
+        sizes = [p.numel() for p in parameters.values()]
+        generator = torch.Generator().manual_seed(2)
+        vector = torch.randn(sum(sizes), generator=generator).to(self.inputs.dtype)
+        pieces = dict(zip(parameters, vector.split(sizes), strict=True))
+        return vector, torch.cat([pieces[name] for name in self.kronecker_parameters()])
 
     def kronecker_modules(self) -> dict[str, nn.Module]:
         return {n: m for n, m in self.model.named_modules() if isinstance(m, KRONECKER)}
@@ -69,12 +70,6 @@ class Case:
             self.batch_size,
             self.kernel_samples,
         )
-
-
-@cache
-def _normal(size: int) -> Tensor:
-    """Drawn once, before the clock or in the first repetition."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(2))
 
 
 class ResidualBlock(nn.Module):

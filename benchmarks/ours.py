@@ -62,8 +62,7 @@ def program(operation: str, case: Case) -> Program:
     def kernel(outputs: str) -> Tensor:
         return pb.tangent_kernel(model, case.kernel_inputs, outputs=outputs).matrix
 
-    # Of a metric that was built before. It keeps its eigenvectors once they are found, so each
-    # repetition takes another one.
+    # Of a metric that was built before.
     algebra: dict[str, Callable[[pb.BlockMetric], Tensor]] = {
         "eigh": eigh,
         "solve_kfac": lambda metric: metric.solve(direction(metric), DAMPING).flat,
@@ -76,7 +75,8 @@ def program(operation: str, case: Case) -> Program:
         kind = operation.rpartition("_")[2]
         judged = checked(case) if operation == "sample_kfac" else {}
         return Program(
-            lambda metric: algebra[operation](metric * 1.0),
+            # A metric keeps the eigenvectors that it has found, so each repetition has another one.
+            lambda metric: algebra[operation](metric if kind == "ekfac" else metric * 1.0),
             setup=lambda: fisher("dense") if kind == "eigh" else kronecker(kind),
             **judged,
         )

@@ -54,21 +54,27 @@ class EKFAC(Block):
         return {"left": self.left, "right": self.right, "scales": self.scales}
 
     def product(self, flat: Tensor) -> Tensor:
-        rotated = self.left.mT @ self.layout.matrix(flat) @ self.right
-        return self._turned_back(rotated * self.scales)
+        return self._turned_back(self._turned(flat).mul_(self.scales))
+
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
+        return self._turned_back(self._turned(flat).div_(self.scales + damping))
+
+    def _turned(self, flat: Float[Tensor, "*b d"]) -> Float[Tensor, "*b g o i"]:
+        return self.left.mT @ self.layout.matrix(flat) @ self.right
 
     def _turned_back(self, rotated: Float[Tensor, "*b g o i"]) -> Float[Tensor, "*b d"]:
         right = self.right[0] if len(self.right) == 1 else self.right  # one product for a batch
         return self.layout.flat(self.left @ (rotated @ right.mT))
 
+    # Noise has no direction, so it is taken as if along the eigenvectors already.
+
     def sample(self, noise: Tensor) -> Tensor:
-        # Noise has no direction: it is taken as if along the eigenvectors already.
-        root = self.scales.clamp(min=0).sqrt()
-        return self._turned_back(self.layout.matrix(noise) * root)
+        root = self.scales.clamp(min=0).sqrt_()
+        return self._turned_back(noise.unflatten(-1, self.scales.shape) * root)
 
     def sample_inverse(self, noise: Tensor, damping: int | float) -> Tensor:
-        root = (self.scales + damping).rsqrt()
-        return self._turned_back(self.layout.matrix(noise) * root)
+        root = (self.scales + damping).rsqrt_()
+        return self._turned_back(noise.unflatten(-1, self.scales.shape) * root)
 
     def trace(self) -> float:
         return float(self.scales.sum())
@@ -188,6 +194,9 @@ class KFAC(Block):
 
     def apply(self, function: Spectral) -> EKFAC:
         return self.eigenbasis.apply(function)
+
+    def solve(self, flat: Tensor, damping: int | float) -> Tensor:
+        return self.eigenbasis.solve(flat, damping)
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.eigenbasis.sample(noise)

@@ -25,7 +25,7 @@ from linear_operator import LinearOperator as StructuredOperator
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from pullback.batches import check_fits
+from pullback.batches import all_finite, check_fits
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.linalg import not_negative
@@ -139,7 +139,7 @@ class Metric(ABC):
         if split not in SPLITS:
             raise InputError(f"split: {split!r}; choose one of {SPLITS}")
         flat = self._solution(vector.in_space(self.space), damping, split)
-        if not bool(flat.isfinite().all()):
+        if not all_finite(flat):
             raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
         return ParameterVector(self.space, flat)
 
@@ -150,7 +150,7 @@ class Metric(ABC):
             InputError: the metric is not positive.
         """
         flat = self._sample(self.space.randn(seed, batch).flat)
-        if not bool(flat.isfinite().all()):
+        if not all_finite(flat):
             raise InputError(
                 f"metric: {self.representation!r} is not positive here, so it is no covariance; "
                 "use another representation"
@@ -171,7 +171,7 @@ class Metric(ABC):
         check_damping(damping)
         noise = self.space.randn(seed, batch)
         flat = self._sample_inverse(noise.flat, damping)
-        if not bool(flat.isfinite().all()):
+        if not all_finite(flat):
             raise InputError(f"damping: {damping} is too small, the matrix is singular; raise it")
         return ParameterVector(self.space, flat)
 
