@@ -302,9 +302,10 @@ class MetricConformance:
         assert_agree((twice.T @ v).flat, dense @ (dense @ v.flat))
         assert_agree(twice.to_dense(), dense @ dense)
 
-    def test_samples_have_the_metric_as_covariance(self) -> None:
+    @pytest.mark.parametrize("estimator", ["exact", "sampled"])
+    def test_samples_have_the_metric_as_covariance(self, estimator: str) -> None:
         """Each entry within five standard errors."""
-        metric = metric_of(self.representation, named("layer norm"))
+        metric = metric_of(self.representation, named("layer norm"), estimator)
         check_covariance(metric.sample(seed=1, batch=(self.draws,)).flat, metric.to_dense())
 
     def test_a_sample_depends_on_the_seed_alone(self) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as distributed
 
 import pullback as pb
-from tests.metrics.test_distributed import MEASURED, data, model
+from tests.metrics.test_distributed import JOINED, MEASURED, data, model
 
 
 def main(folder: str) -> None:
@@ -26,6 +26,10 @@ def main(folder: str) -> None:
             model(), (x[mine], y[mine]), "categorical", representation, estimator, group=group
         )
         found[f"{representation} {estimator}"] = (metric.to_dense(), metric.origin.samples)
+    joined = pb.fisher(
+        model(), (x[mine], y[mine]), representation="block", group=group, groups=JOINED
+    )
+    found["joined"] = (joined.to_dense(), joined.origin.samples)
     everyone = [None] * distributed.get_world_size()
     distributed.all_gather_object(everyone, found)
     if rank == 0:

@@ -113,6 +113,22 @@ def test_another_batch_size_may_go_on(tmp_path: Path) -> None:
     assert_agree(found.to_dense(), measured(samples(), None, "kfac", "sampled").to_dense())
 
 
+def test_blocks_over_layers_are_resumed(tmp_path: Path) -> None:
+    def joined(data: object, pattern: str, folder: Path | None = tmp_path) -> pb.Metric:
+        groups = {"joined": pattern}
+        return pb.fisher(
+            model(), data, representation="block", memory=1, checkpoint=folder, groups=groups
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        joined(Loader({2: 3}), "*weight")
+    with pytest.raises(pb.InputError, match="another representation"):
+        joined(Loader({}), "*bias")
+    found, expected = joined(Loader({}), "*weight"), joined(samples(), "*weight", None)
+    assert "joined" in found.blocks
+    assert_agree(found.to_dense(), expected.to_dense())
+
+
 class TestRefused:
     @pytest.fixture
     def kept(self, tmp_path: Path) -> Path:

@@ -27,6 +27,7 @@ MEASURED = [
     for estimator in ("exact", "sampled", "empirical", "sketched", "centred")
     if (representation, estimator) != ("kfac", "centred")
 ]
+JOINED = {"front": ["0.*", "1.weight"]}
 ROOT = Path(__file__).parents[2]
 
 
@@ -63,3 +64,9 @@ def test_two_processes_give_what_one_does(
     for matrix, samples in (process[f"{representation} {estimator}"] for process in found):
         assert_agree(matrix, alone)
         assert samples == 10
+
+
+def test_blocks_over_layers_are_the_same_too(found: list[dict[str, tuple[Tensor, int]]]) -> None:
+    alone = pb.fisher(model(), data(), representation="block", groups=JOINED).to_dense()
+    for process in found:
+        assert_agree(process["joined"][0], alone)
