@@ -91,6 +91,13 @@ def _eigh_of_low_rank(matrix: Float[Tensor, "r r"]) -> tuple[Tensor, Tensor] | N
     """`eigh` of a positive semidefinite matrix of low rank, None if its rank is not low."""
     size = len(matrix)
     few = size // LOW_RANK_SHARE
+    eps = torch.finfo(matrix.dtype).eps
+    # A regular minor of more rows than that shows a higher rank at little cost.
+    some = torch.arange(few + 1, device=matrix.device) * (size // (few + 1))
+    factor, failed = torch.linalg.cholesky_ex(matrix[some.unsqueeze(1), some])
+    pivots = factor.diagonal().square()
+    if not failed and pivots.min() > size * eps * pivots.max():
+        return None
     generator = torch.Generator(matrix.device).manual_seed(0)
     probes = torch.randn(size, few, generator=generator, dtype=matrix.dtype, device=matrix.device)
     basis = torch.linalg.qr(matrix @ probes)[0]  # spans the whole range, if it is small
@@ -98,7 +105,7 @@ def _eigh_of_low_rank(matrix: Float[Tensor, "r r"]) -> tuple[Tensor, Tensor] | N
     trace = matrix.diagonal().sum()
     missing = (trace - inside.diagonal().sum()).abs()
     # Of a positive semidefinite matrix the trace of what is left out bounds all of it.
-    if not missing <= 8 * torch.finfo(matrix.dtype).eps * trace:
+    if not missing <= 8 * eps * trace:
         return None
     values, along = eigh(inside)
     full = torch.linalg.qr(basis, mode="complete")[0]
