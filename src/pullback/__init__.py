@@ -10,8 +10,9 @@ from pullback import data, likelihoods
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
+from pullback.kernels.dense import TangentKernel
 from pullback.kernels.spectra import alignment, effective_rank, trace_ratios
-from pullback.kernels.tangent import TangentKernel, tangent_kernel
+from pullback.kernels.tangent import tangent_kernel
 from pullback.metrics.average import average
 from pullback.metrics.cost import Cost, cost
 from pullback.metrics.fisher import fisher

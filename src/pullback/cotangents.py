@@ -224,35 +224,47 @@ def _exact(likelihood: Likelihood, outputs: Float[Tensor, "n c"]) -> Cotangents:
     return GivenCotangents(triangle.transpose(0, 1).contiguous())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadOut:
-    """Fixed combinations of the outputs: all of them, one, or the difference of two.
+    """Fixed combinations of the outputs.
 
     Attributes:
-        outputs: None for every output, a number for one, a pair (c1, c2) for f_c2 - f_c1.
+        outputs: None for every output, a number for one, a pair (c1, c2) for f_c2 - f_c1, weights
+            (c,) for one combination or (r, c) for several.
     """
 
-    outputs: int | tuple[int, int] | None = None
+    outputs: int | tuple[int, int] | Tensor | None = None
 
     def count(self, outputs: int) -> int:
         """How many combinations there are."""
-        return outputs if self.outputs is None else 1
+        return len(self.weights(torch.empty(0, outputs)))
 
     def open(self, first: int = 0) -> ReadOut:
         """Start one pass; there is nothing to keep."""
         return self
 
     def next(self, outputs: Float[Tensor, "n c"], targets: Tensor | None) -> Cotangents:
-        """The same combinations for every sample.
+        """The same combinations for every sample."""
+        return GivenCotangents(self.weights(outputs).unsqueeze(1).expand(-1, len(outputs), -1))
+
+    def weights(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "r c"]:
+        """The combinations, as weights of such outputs.
 
         Raises:
-            InputError: the model has no output of that number.
+            InputError: the model has no output of that number, or another number of them.
         """
-        n, c = outputs.shape
+        c = outputs.shape[1]
+        if isinstance(self.outputs, Tensor):
+            if self.outputs.shape[-1] != c or self.outputs.ndim > 2:
+                raise InputError(
+                    f"outputs: weights of shape {tuple(self.outputs.shape)} for a model with {c} "
+                    f"outputs; give ({c},) or (r, {c})"
+                )
+            return self.outputs.to(outputs).reshape(-1, c)
         rows = torch.eye(c, dtype=outputs.dtype, device=outputs.device)
-        if self.outputs is not None:
-            chosen = (self.outputs,) if isinstance(self.outputs, int) else self.outputs
-            if not all(0 <= number < c for number in chosen):
-                raise InputError(f"outputs: {self.outputs} is out of range for {c} outputs")
-            rows = rows[chosen[-1:],] if len(chosen) == 1 else rows[chosen[1:],] - rows[chosen[:1],]
-        return GivenCotangents(rows.unsqueeze(1).expand(-1, n, -1))
+        if self.outputs is None:
+            return rows
+        chosen = (self.outputs,) if isinstance(self.outputs, int) else self.outputs
+        if not all(0 <= number < c for number in chosen):
+            raise InputError(f"outputs: {self.outputs} is out of range for {c} outputs")
+        return rows[chosen[-1:],] if len(chosen) == 1 else rows[chosen[1:],] - rows[chosen[:1],]

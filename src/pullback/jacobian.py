@@ -6,6 +6,8 @@ outputs back; `rows` writes the matrix out.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,6 +53,7 @@ class Jacobian:
         network: the function.
         space: its parameter space.
         ways: for each parameter, how the gradients of single samples are computed.
+        samples: how many samples n the data has.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -58,6 +61,11 @@ class Jacobian:
         self.space = sweep.network.space
         self.ways = sweep.plan.ways
         self._sweep = sweep
+
+    @cached_property
+    def samples(self) -> int:
+        """How many samples n the data has."""
+        return sum(len(batch) for batch in self._sweep.batches)
 
     def push(self, vector: ParameterVector) -> Float[Tensor, "*b n c"]:
         """The change of the outputs `J v`, shape (n, c), for each of a batch of vectors.
@@ -101,8 +109,7 @@ class Jacobian:
         Raises:
             InputError: it cannot fit into memory.
         """
-        sweep = self._sweep
-        samples = sum(len(batch) for batch in sweep.batches)
+        sweep, samples = self._sweep, self.samples
         outputs, size = sweep.plan.outputs, self.space.size
         check_fits(
             f"Jacobian.rows: {samples} x {outputs} x {size:,} numbers",

@@ -19,7 +19,17 @@ Second = Float[Tensor, "k m b"] | None
 
 
 class Arrangement(ABC):
-    """A choice of entries."""
+    """A choice of entries.
+
+    Attributes:
+        one: whether they are one kernel, rather than one for each output.
+    """
+
+    one = True
+
+    @abstractmethod
+    def pairs(self, outputs: int) -> int:
+        """How many pairs of that many outputs there are for a pair of samples."""
 
     @abstractmethod
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
@@ -42,6 +52,9 @@ class Arrangement(ABC):
 
 class AllPairs(Arrangement):
     """Every pair of outputs: accumulated as (k, n, k, m), seen as (n, k, m, k)."""
+
+    def pairs(self, outputs: int) -> int:
+        return outputs**2
 
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, outputs, columns
@@ -66,6 +79,9 @@ class AllPairs(Arrangement):
 class Summed(Arrangement):
     """The sum over outputs, (n, m)."""
 
+    def pairs(self, outputs: int) -> int:
+        return outputs
+
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return rows, columns
 
@@ -85,6 +101,11 @@ class Summed(Arrangement):
 class Separate(Arrangement):
     """Each output by itself, (k, n, m)."""
 
+    one = False
+
+    def pairs(self, outputs: int) -> int:
+        return outputs
+
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, columns
 
@@ -103,6 +124,8 @@ class Separate(Arrangement):
 
 class Single(Separate):
     """The one combination of outputs that there is, (n, m)."""
+
+    one = True
 
     def finished(self, total: Tensor, symmetric: bool) -> Tensor:
         return super().finished(total, symmetric).squeeze(0)

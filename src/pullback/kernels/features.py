@@ -1,9 +1,14 @@
 """The tangent features of a layer, and the kernel they form.
 
-The kernel of a layer is `J J'^T` for its per-sample gradients J. For an affine use at one position
-it factorises, `(a a'^T) * (g g'^T)`, and J is never formed. For one at many positions the smaller
-of two things is kept until all samples are there: the rows of J, or the pair (a, g), from which the
-rows of some outputs at a time are made when they are needed.
+The kernel of a layer is `J J'^T` for its per-sample gradients J. For an affine use it is also
+`sum_ts (a_t a'_s^T) * (g_t g'_s^T)` over pairs of positions, and J is never formed: the structured
+way. For p pairs of outputs, t positions, o outputs and i inputs of the layer, an entry takes p o i
+operations by way of gradients and t^2 (i + p o) this way, of which each also goes through memory
+p t^2 times. Whichever is less is done.
+
+Where gradients are contracted, the smaller of two things is kept until all samples are there: the
+rows of J, or the pair (a, g), from which the rows of some outputs at a time are made when they are
+needed.
 """
 
 from __future__ import annotations
@@ -20,6 +25,10 @@ from pullback.parameters import by_owner, owner_of
 from pullback.tape.affine import AffineUse
 from pullback.tape.sweep import Part
 from pullback.tape.use import Gradients, flat_rows
+
+METHODS = ("gradients", "structured")
+# Operations that one further pass through memory is worth.
+PASS = 8
 
 
 @runtime_checkable
@@ -102,11 +111,13 @@ class Factored:
     Args:
         use: one use.
         gradients: what came back, k tensors (G, o, n, t).
+        structured: whether the kernel is made of these themselves.
     """
 
-    def __init__(self, use: AffineUse, gradients: Gradients) -> None:
+    def __init__(self, use: AffineUse, gradients: Gradients, structured: bool) -> None:
         use.release()  # every piece is kept, so its patches are not
-        self.use, self.gradients = use, list(gradients)
+        self.use, self.gradients, self.structured = use, list(gradients), structured
+        self.positions = gradients[0].shape[-1]
         self.cotangents, self.samples = len(gradients), gradients[0].shape[2]
         self.outputs = use.layout.outputs
         self.width = use.layout.groups * use.layout.inputs
@@ -131,12 +142,21 @@ class Factored:
         self.cotangents += more.cotangents
 
 
-def features_by_owner(part: Part) -> dict[str, Features]:
-    """The features of a part, by the module that owns the parameters."""
+def features_by_owner(
+    part: Part, arrangement: Arrangement, method: str | None
+) -> dict[str, Features]:
+    """The features of a part, by the module that owns the parameters.
+
+    Args:
+        part: uses of parameters that belong together.
+        arrangement: which entries are to be formed.
+        method: "gradients" or "structured" to force one, None for what takes less.
+    """
     owners = by_owner(part.names)
     use = part.uses[0]
     if len(part.uses) == len(owners) == 1 and isinstance(use, AffineUse) and use.weight is not None:
-        return {owner_of(use.weight): _of_weight(use, part.gradients[0])}
+        pairs = arrangement.pairs(use.cotangents)
+        return {owner_of(use.weight): _of_weight(use, part.gradients[0], pairs, method)}
     gradients = part.per_sample
     flat = {
         owner: torch.cat([flat_rows(gradients[name]) for name in names], dim=2)
@@ -145,11 +165,14 @@ def features_by_owner(part: Part) -> dict[str, Features]:
     return {owner: WrittenOut(rows[:, :, None, None]) for owner, rows in flat.items()}
 
 
-def _of_weight(use: AffineUse, g: Gradients) -> Features:
-    """The features of a weight and its bias, in whichever form is smaller."""
-    positions = g[0].shape[-1]
-    if positions == 1 or positions < use.layout.inputs:
-        return Factored(use, g)
+def _of_weight(use: AffineUse, g: Gradients, pairs: int, method: str | None) -> Features:
+    """The features of a weight and its bias, in the form that takes least."""
+    positions, o, i = g[0].shape[-1], use.layout.outputs, use.layout.inputs
+    of_pairs = positions**2 * (i + pairs * (o + PASS))
+    if method == "structured" or (method is None and of_pairs < pairs * o * i):
+        return Factored(use, g, structured=True)
+    if positions < i:
+        return Factored(use, g, structured=False)
     return WrittenOut(use.weight_rows(g), None if use.bias is None else use.bias_rows(g))
 
 
@@ -169,15 +192,9 @@ def add_kernel_(
         right: likewise; None for the kernel of `left` with itself.
         memory: bytes that the features of one slab may take.
     """
-    ours = _at_one_position(left)
-    theirs = None if right is None else _at_one_position(right)
-    if ours and (right is None or theirs):
-        inputs = _inputs(ours)
-        products = inputs @ (_inputs(theirs) if theirs else inputs).T
-        if ours[0].use.bias is not None:
-            products += 1
-        others = _gradients(theirs) if theirs else None
-        arrangement.add_product_(total, _gradients(ours), others, products)
+    ours, theirs = _structured(left), None if right is None else _structured(right)
+    if ours and (theirs or right is None):
+        _add_pairs_(total, arrangement, ours, theirs)
         return
     samples = sum(piece.samples for piece in (*left, *(right or ())))
     width = max(1, memory // (samples * left[0].cotangents * left[0].width * total.element_size()))
@@ -205,22 +222,45 @@ def _slabs(pieces: Sequence[Features], width: int) -> Iterator[Slab]:
         yield torch.cat(biases, dim=1)
 
 
-def _at_one_position(pieces: Sequence[Features]) -> list[Factored]:
-    """The pieces, if all of them are affine uses at one position, of one group; none otherwise."""
-    known = [
-        piece
-        for piece in pieces
-        if isinstance(piece, Factored)
-        and piece.gradients[0].shape[-1] == 1
-        and piece.use.layout.groups == 1
-    ]
-    return known if len(known) == len(pieces) else []
+def _structured(pieces: Sequence[Features]) -> list[Factored]:
+    """The pieces, if their kernel is made of inputs and gradients; none otherwise."""
+    found = [piece for piece in pieces if isinstance(piece, Factored) and piece.structured]
+    alike = len({piece.positions for piece in found}) == 1
+    return found if alike and len(found) == len(pieces) else []
 
 
-def _inputs(pieces: Sequence[Factored]) -> Float[Tensor, "n i"]:
-    return torch.cat([piece.use.a[0, ..., 0].T for piece in pieces])
+def _add_pairs_(
+    total: Tensor,
+    arrangement: Arrangement,
+    left: Sequence[Factored],
+    right: Sequence[Factored] | None,
+) -> None:
+    """Add the products of inputs times those of gradients, for each pair of positions."""
+    bias = left[0].use.bias is not None
+    for group in range(left[0].use.layout.groups):
+        ours = _factors(left, group)
+        theirs = ours if right is None else _factors(right, group)
+        for inputs, gradients in ours:
+            for others, back in theirs:
+                products = inputs @ others.T
+                if bias:
+                    products += 1
+                # One position with itself: half the entries are enough.
+                alone = right is None and len(ours) == 1
+                arrangement.add_product_(total, gradients, None if alone else back, products)
+    for piece in (*left, *(right or ())):
+        piece.use.release()
 
 
-def _gradients(pieces: Sequence[Factored]) -> Slab:
-    rows = [torch.stack([g[0, ..., 0].T for g in piece.gradients]) for piece in pieces]
-    return torch.cat(rows, dim=1)
+def _factors(
+    pieces: Sequence[Factored], group: int
+) -> list[tuple[Float[Tensor, "n i"], Float[Tensor, "k n o"]]]:
+    """Inputs and gradients of all samples, position by position."""
+    found = []
+    for position in range(pieces[0].positions):
+        inputs = torch.cat([piece.use.a[group, ..., position].T for piece in pieces])
+        gradients = [
+            torch.stack([g[group, ..., position].T for g in piece.gradients]) for piece in pieces
+        ]
+        found.append((inputs, torch.cat(gradients, dim=1)))
+    return found

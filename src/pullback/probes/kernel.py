@@ -14,8 +14,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pullback.kernels.dense import TangentKernel
 from pullback.kernels.spectra import effective_rank, trace_ratios
-from pullback.kernels.tangent import TangentKernel, tangent_kernel
+from pullback.kernels.tangent import tangent_kernel
 from pullback.probes.quiet import undisturbed
 from pullback.probes.recorder import Moment
 

@@ -1,0 +1,254 @@
+"""Kernels on disk: tiles, interruption, processes, and stores that are of something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pullback as pb
+from pullback.kernels import stored
+from pullback.kernels.stored import StoredKernel
+from tests.checks import assert_agree
+
+ROOT = Path(__file__).parents[2]
+SMALL = 8_000  # bytes of memory that cut the kernels below into several tiles
+FILES = ("kernel.json", "tiles.bin", "done.bin")
+
+
+def model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(1, 3, 3), nn.GroupNorm(1, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)
+    return nn.Sequential(*layers)
+
+
+def images(seed: int = 1, n: int = 23) -> Tensor:
+    return torch.randn(n, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def store(folder: Path, **options: object) -> StoredKernel:
+    arguments: dict[str, object] = {
+        "model": model(), "x": images(), "store": folder, "memory": SMALL, **options
+    }  # fmt: skip
+    return pb.tangent_kernel(**arguments)  # type: ignore[call-overload]
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in FILES]
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store that was interrupted after two tiles."""
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "tracked", broken_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            store(tmp_path / "kernel")
+    return tmp_path / "kernel"
+
+
+def broken_after(count: int) -> object:
+    def tracked(items: list[int], *_: object) -> Iterator[int]:
+        yield from items[:count]
+        raise KeyboardInterrupt
+
+    return tracked
+
+
+@pytest.mark.parametrize("outputs", ["all", "sum", 1, (0, 1), torch.tensor([1.0, -0.5])], ids=str)
+class TestContent:
+    def test_it_is_the_kernel_in_memory(self, outputs: object, tmp_path: Path) -> None:
+        kernel = store(tmp_path / "kernel", outputs=outputs)
+        dense = pb.tangent_kernel(model(), images(), outputs=outputs)
+        assert len(kernel.layout.tiles) > 3
+        found = kernel.load()
+        assert_agree(found.matrix, dense.matrix, 1e-5)
+        assert torch.equal(found.flat, found.flat.T)
+
+    def test_two_sets(self, outputs: object, tmp_path: Path) -> None:
+        y = images(seed=2, n=9)
+        kernel = store(tmp_path / "kernel", y=y, outputs=outputs)
+        dense = pb.tangent_kernel(model(), images(), y, outputs=outputs)
+        assert_agree(kernel.load().matrix, dense.matrix, 1e-5)
+
+
+def test_only_the_lower_half_is_stored(tmp_path: Path) -> None:
+    layout = store(tmp_path / "kernel", outputs="sum").layout
+    blocks = -(-23 // layout.tile)
+    assert len(layout.tiles) == len(set(layout.tiles)) == blocks * (blocks + 1) // 2
+    assert all(j <= i for i, j in layout.tiles)
+
+
+def test_a_store_is_opened_without_the_model(tmp_path: Path) -> None:
+    made = store(tmp_path / "kernel")
+    f = torch.randn(made.rows)
+    assert torch.equal(StoredKernel(tmp_path / "kernel") @ f, made @ f)
+
+
+def test_a_complete_store_is_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path / "kernel")
+    monkeypatch.setattr(stored, "matrices", None)
+    store(tmp_path / "kernel")
+
+
+class TestResumed:
+    def test_it_is_the_same_bit_for_bit(self, interrupted: Path, tmp_path: Path) -> None:
+        store(interrupted)
+        store(tmp_path / "whole")
+        assert contents(interrupted) == contents(tmp_path / "whole")
+
+    def test_finished_tiles_are_not_computed_again(
+        self, interrupted: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        computed = []
+        tile = stored._Blocks.tile
+        monkeypatch.setattr(
+            stored._Blocks, "tile", lambda self, i, j: computed.append((i, j)) or tile(self, i, j)
+        )
+        kernel = store(interrupted)
+        assert computed == kernel.layout.tiles[2:]
+
+    def test_a_tile_that_was_half_written_is_written_again(
+        self, interrupted: Path, tmp_path: Path
+    ) -> None:
+        slot = stored._read_layout(interrupted).slot
+        with (interrupted / "tiles.bin").open("r+b") as file:
+            file.seek(2 * slot)
+            file.write(b"\xff" * (slot // 2))
+        assert_agree(store(interrupted).load().matrix, store(tmp_path / "whole").load().matrix)
+
+    def test_it_keeps_its_tiles_whatever_the_memory(self, interrupted: Path) -> None:
+        tile = stored._read_layout(interrupted).tile
+        assert store(interrupted, memory=2**20).layout.tile == tile
+
+    def test_an_incomplete_one_is_not_opened(self, interrupted: Path) -> None:
+        with pytest.raises(pb.InputError, match=r"store: .* has 2 of \d+ tiles"):
+            StoredKernel(interrupted)
+
+    def test_a_process_is_killed(self, tmp_path: Path) -> None:
+        """SIGKILL in the middle of the work, wherever that is."""
+        folder = tmp_path / "kernel"
+        program = (
+            "from pathlib import Path; import time\n"
+            "from pullback.kernels import stored\n"
+            "from tests.kernels.test_stored import store\n"
+            "settle = stored._settle\n"
+            "stored._settle = lambda file: (settle(file), time.sleep(0.05))\n"
+            f"store(Path({str(folder)!r}))\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+        started = time.monotonic()
+        while not self.some_done(folder):
+            assert process.poll() is None and time.monotonic() - started < 120
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        with pytest.raises(pb.InputError, match="tiles"):
+            StoredKernel(folder)
+        store(folder)
+        store(tmp_path / "whole")
+        assert contents(folder) == contents(tmp_path / "whole")
+
+    @staticmethod
+    def some_done(folder: Path) -> bool:
+        done = folder / "done.bin"
+        return done.exists() and sum(done.read_bytes()) >= 2
+
+
+def test_two_processes_make_the_same_store(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; from pathlib import Path\n"
+        "import torch.distributed as distributed\n"
+        "from pullback.kernels import stored\n"
+        "from tests.kernels.test_stored import store\n"
+        "distributed.init_process_group('gloo')\n"
+        "tile, mine = stored._Blocks.tile, []\n"
+        "stored._Blocks.tile = lambda self, i, j: mine.append((i, j)) or tile(self, i, j)\n"
+        "kernel = store(Path(sys.argv[1]), group=distributed.group.WORLD)\n"
+        "assert 0 < len(mine) < len(kernel.layout.tiles)\n"
+        "distributed.destroy_process_group()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         str(program), str(tmp_path / "shared")],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    store(tmp_path / "alone")
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+class TestRefused:
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> Path:
+        store(tmp_path / "kernel")
+        return tmp_path / "kernel"
+
+    @pytest.mark.parametrize(("options", "named"), [
+        ({"model": model(seed=3)}, "model"),
+        ({"x": images(seed=3)}, "data"),
+        ({"x": images(n=22)}, "data"),
+        ({"y": images(seed=2)}, "data"),
+        ({"outputs": "sum"}, "outputs"),
+        ({"outputs": torch.eye(2).flip(0)}, "outputs"),
+        ({"model": model().double(), "x": images().double()}, "dtype"),
+    ], ids=str)  # fmt: skip
+    def test_another_kernel(self, made: Path, options: dict[str, object], named: str) -> None:
+        before = contents(made)
+        with pytest.raises(pb.InputError, match=f"store: .* another .*{named}"):
+            store(made, **options)
+        assert contents(made) == before
+
+    def test_a_selection_of_other_parameters(self, made: Path) -> None:
+        with pytest.raises(pb.InputError, match=r"store: .* another model"):
+            store(made, model=pb.Network(model(), parameters="4.*"))
+
+    def test_a_kernel_that_cannot_fit_on_the_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = type("Usage", (), {"free": 1000})
+        monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(pb.InputError, match=r"store: .* needs .* GB"):
+            store(tmp_path / "kernel")
+        assert not list((tmp_path / "kernel").iterdir())
+
+    def test_a_folder_without_a_kernel(self, tmp_path: Path) -> None:
+        with pytest.raises(pb.InputError, match="store: no kernel"):
+            StoredKernel(tmp_path)
+
+    @pytest.mark.parametrize("text", ["{", "{}", '{"format": 99}', '{"format": 1}'])
+    def test_a_file_that_is_none(self, made: Path, text: str) -> None:
+        (made / "kernel.json").write_text(text)
+        with pytest.raises(pb.InputError, match=r"store: cannot read .*kernel\.json"):
+            StoredKernel(made)
+
+    @pytest.mark.parametrize("name", ["tiles.bin", "done.bin"])
+    def test_a_file_that_was_cut(self, made: Path, name: str) -> None:
+        with (made / name).open("r+b") as file:
+            file.truncate(3)
+        with pytest.raises(pb.InputError, match=r"store: .* is damaged"):
+            StoredKernel(made)
+
+    def test_each_output_by_itself(self, tmp_path: Path) -> None:
+        with pytest.raises(pb.InputError, match="outputs: 'each'"):
+            store(tmp_path / "kernel", outputs="each")
+
+
+def test_what_is_written_is_plain(tmp_path: Path) -> None:
+    store(tmp_path / "kernel")
+    found = json.loads((tmp_path / "kernel" / "kernel.json").read_text())
+    assert found["samples"] == [23, 23]
+    assert found["dtype"] == "float32"
