@@ -10,6 +10,7 @@ from pullback import data, likelihoods
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
+from pullback.kernels.cost import KernelCost, kernel_cost
 from pullback.kernels.dense import TangentKernel
 from pullback.kernels.spectra import alignment, effective_rank, trace_ratios
 from pullback.kernels.tangent import tangent_kernel
@@ -27,6 +28,7 @@ __all__ = [
     "Estimate",
     "InputError",
     "Jacobian",
+    "KernelCost",
     "Metric",
     "Network",
     "ParameterSpace",
@@ -41,6 +43,7 @@ __all__ = [
     "fisher",
     "hessian",
     "jacobian",
+    "kernel_cost",
     "likelihoods",
     "quality",
     "tangent_kernel",

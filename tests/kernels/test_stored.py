@@ -112,9 +112,9 @@ class TestResumed:
         self, interrupted: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         computed = []
-        tile = stored._Blocks.tile
+        tile = stored.Blocks.tile
         monkeypatch.setattr(
-            stored._Blocks, "tile", lambda self, i, j: computed.append((i, j)) or tile(self, i, j)
+            stored.Blocks, "tile", lambda self, i, j: computed.append((i, j)) or tile(self, i, j)
         )
         kernel = store(interrupted)
         assert computed == kernel.layout.tiles[2:]
@@ -174,8 +174,8 @@ def test_two_processes_make_the_same_store(tmp_path: Path) -> None:
         "from pullback.kernels import stored\n"
         "from tests.kernels.test_stored import store\n"
         "distributed.init_process_group('gloo')\n"
-        "tile, mine = stored._Blocks.tile, []\n"
-        "stored._Blocks.tile = lambda self, i, j: mine.append((i, j)) or tile(self, i, j)\n"
+        "tile, mine = stored.Blocks.tile, []\n"
+        "stored.Blocks.tile = lambda self, i, j: mine.append((i, j)) or tile(self, i, j)\n"
         "kernel = store(Path(sys.argv[1]), group=distributed.group.WORLD)\n"
         "assert 0 < len(mine) < len(kernel.layout.tiles)\n"
         "distributed.destroy_process_group()\n"
@@ -252,3 +252,35 @@ def test_what_is_written_is_plain(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "kernel" / "kernel.json").read_text())
     assert found["samples"] == [23, 23]
     assert found["dtype"] == "float32"
+
+
+class TestCost:
+    @pytest.mark.parametrize("options", [{}, {"outputs": "sum"}, {"y": images(seed=2, n=9)}],
+                             ids=["all", "sum", "two sets"])  # fmt: skip
+    def test_it_is_what_the_store_then_takes(
+        self, options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cost = pb.kernel_cost(model(), images(), memory=SMALL, **options)
+        passed, collected = [], stored.collected
+        monkeypatch.setattr(
+            stored, "collected", lambda *given: passed.append(found := collected(*given)) or found
+        )
+        kernel = store(tmp_path / "kernel", **options)
+        assert cost.disk == (tmp_path / "kernel" / "tiles.bin").stat().st_size
+        assert cost.tiles == len(kernel.layout.tiles)
+        samples = kernel.rows[0] + (0 if kernel.symmetric else kernel.columns[0])
+        assert cost.passes == sum(one.samples for one in passed) / samples
+        assert cost.seconds > 0
+
+    def test_it_reads_as_a_sentence(self) -> None:
+        cost = pb.KernelCost(seconds=100.0, disk=2 * 10**9, tiles=3, passes=1.5)
+        assert str(cost) == "2 min and 2 GB on disk, in 3 tiles; 1.5 passes of each sample"
+
+    def test_it_writes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        pb.kernel_cost(model(), images())
+        assert not list(tmp_path.iterdir())
+
+    def test_each_output_by_itself_is_refused(self) -> None:
+        with pytest.raises(pb.InputError, match="outputs: 'each'"):
+            pb.kernel_cost(model(), images(), outputs="each")

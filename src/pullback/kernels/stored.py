@@ -96,6 +96,11 @@ class Layout:
         return rows, columns
 
     @property
+    def bytes(self) -> int:
+        """The size of all tiles."""
+        return len(self.tiles) * self.slot
+
+    @property
     def slot(self) -> int:
         """Bytes from one tile to the next."""
         return (self.tile * self.columns) ** 2 * DTYPES[self.dtype].itemsize
@@ -231,11 +236,8 @@ def fill(
     Raises:
         InputError: the folder holds another kernel, or the kernel cannot fit on the disk.
     """
-    if not arrangement.one:
-        raise InputError("outputs: 'each' is one kernel for each output; store them one by one")
     folder = Path(folder)
-    sets = [_pieces(sweep.batches)] + ([] if others is None else [_pieces(others)])
-    layout = _layout(sweep, sets, source, arrangement, MEMORY if memory is None else memory)
+    sets, layout = planned(sweep, others, source, arrangement, memory)
     missing: list[Any] = [None]
     if group is None or distributed.get_rank(group) == 0:
         layout = _prepared(folder, layout)
@@ -246,7 +248,7 @@ def fill(
     layout = replace(layout, tile=tile)
     if group is not None:
         numbers = numbers[distributed.get_rank(group) :: distributed.get_world_size(group)]
-    blocks = _Blocks(sweep, sets, layout, arrangement, method)
+    blocks = Blocks(sweep, sets, layout, arrangement, method)
     _write_tiles(folder, layout, blocks, numbers, sweep.progress)
     if group is not None:
         distributed.barrier(group)
@@ -254,7 +256,7 @@ def fill(
 
 
 def _write_tiles(
-    folder: Path, layout: Layout, blocks: _Blocks, numbers: Sequence[int], progress: bool | None
+    folder: Path, layout: Layout, blocks: Blocks, numbers: Sequence[int], progress: bool | None
 ) -> None:
     tiles = layout.tiles
     with (folder / "tiles.bin").open("r+b") as values, (folder / "done.bin").open("r+b") as flags:
@@ -272,7 +274,7 @@ def _settle(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-class _Blocks:
+class Blocks:
     """The features of blocks of samples, of which the last ones used are at hand."""
 
     def __init__(
@@ -307,6 +309,24 @@ class _Blocks:
             own.plan = self._sweep.plan
             self._held[key] = collected(own, self._arrangement, self._method)
         return self._held[key]
+
+
+def planned(
+    sweep: Sweep,
+    others: Batches | None,
+    source: ReadOut,
+    arrangement: Arrangement,
+    memory: int | None,
+) -> tuple[list[list[Batch]], Layout]:
+    """The data sets of a store, and what it is to hold.
+
+    Raises:
+        InputError: it would be more than one kernel.
+    """
+    if not arrangement.one:
+        raise InputError("outputs: 'each' is one kernel for each output; store them one by one")
+    sets = [_pieces(sweep.batches)] + ([] if others is None else [_pieces(others)])
+    return sets, _layout(sweep, sets, source, arrangement, MEMORY if memory is None else memory)
 
 
 def _pieces(batches: Batches) -> list[Batch]:
@@ -399,7 +419,7 @@ def _prepared(folder: Path, layout: Layout) -> Layout:
     """
     if (folder / "kernel.json").exists():
         return _agreed(folder, layout)
-    needed = len(layout.tiles) * layout.slot
+    needed = layout.bytes
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -456,6 +476,6 @@ def _flags(folder: Path, layout: Layout) -> np.ndarray[Any, np.dtype[np.uint8]]:
         size = (folder / "tiles.bin").stat().st_size
     except OSError as problem:
         raise InputError(f"store: {folder} is damaged: {problem}; delete it") from None
-    if len(done) != len(layout.tiles) or size != len(layout.tiles) * layout.slot:
+    if len(done) != len(layout.tiles) or size != layout.bytes:
         raise InputError(f"store: {folder} is damaged, a file has another length; delete it")
     return done
