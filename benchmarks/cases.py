@@ -34,6 +34,12 @@ class Case:
         """The samples that the tangent kernel is computed on, in one batch."""
         return self.inputs[: self.kernel_samples]
 
+    @property
+    def kernel_halves(self) -> tuple[Tensor, Tensor]:
+        """The two sets of the kernel between two sets."""
+        first, second = self.kernel_inputs.chunk(2)
+        return first, second
+
     def batches(self, size: int | None = None) -> list[tuple[Tensor, Tensor]]:
         size = size or self.batch_size
         return list(zip(self.inputs.split(size), self.targets.split(size), strict=True))

@@ -15,6 +15,7 @@ from .program import (
     CG_TOLERANCE,
     DAMPING,
     DRAWS,
+    EIGENPAIRS,
     SAMPLED_TOLERANCE,
     TOLERANCE,
     Program,
@@ -62,6 +63,15 @@ def program(operation: str, case: Case) -> Program:
     def kernel(outputs: str) -> Tensor:
         return pb.tangent_kernel(model, case.kernel_inputs, outputs=outputs).matrix
 
+    def two_sets() -> Tensor:
+        return pb.tangent_kernel(model, *case.kernel_halves).matrix
+
+    def eigenpairs() -> Tensor:
+        values, functions = pb.tangent_kernel(model, case.kernel_inputs, outputs="sum").eigh(
+            EIGENPAIRS
+        )
+        return torch.cat([values, ((functions.T * values) @ functions).flatten()])
+
     # Of a metric that was built before.
     algebra: dict[str, Callable[[pb.BlockMetric], Tensor]] = {
         "eigh": eigh,
@@ -94,5 +104,7 @@ def program(operation: str, case: Case) -> Program:
         "trace": lambda: torch.as_tensor(fisher("implicit").trace()).reshape(1),
         "ntk_all": lambda: kernel("all"),
         "ntk_sum": lambda: kernel("sum"),
+        "ntk_two": two_sets,
+        "ntk_eigh": eigenpairs,
     }[operation]
     return Program(run, tolerance=TOLERANCES.get(operation, TOLERANCE))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from .cases import LARGE, SMALL
@@ -41,10 +42,14 @@ OPERATIONS = {
     "sample_kfac": Operation("ten samples of N(0, (K + 0.1 I)^-1) from the factors of KFAC"),
     "ntk_all": Operation("tangent kernel, all outputs (n, c, n, c)"),
     "ntk_sum": Operation("tangent kernel summed over outputs (n, n)"),
+    "ntk_two": Operation("tangent kernel of half of the samples with the others, all outputs"),
+    "ntk_eigh": Operation("the ten largest eigenpairs of the summed kernel, and their part of it"),
 }
 DAMPING = 0.1
 CG_RESIDUAL = 1e-4
 """Relative, at which conjugate gradients stop."""
+EIGENPAIRS = 10
+"""Of the tangent kernel, the largest."""
 DRAWS = 10
 """Samples of the normal distribution that are asked for."""
 TOLERANCE = 1e-4
@@ -66,6 +71,13 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     if value.shape != reference.shape:
         raise ValueError(f"the result has shape {tuple(value.shape)}, not {tuple(reference.shape)}")
     return float((value.double() - reference).norm() / reference.norm())
+
+
+def leading_part(kernel: Tensor) -> Tensor:
+    """The largest eigenvalues, and what they make of a kernel (n, n)."""
+    values, vectors = torch.linalg.eigh(kernel)
+    values, vectors = values[-EIGENPAIRS:].flip(0), vectors[:, -EIGENPAIRS:].flip(1)
+    return torch.cat([values, ((vectors * values) @ vectors.T).flatten()])
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ PROGRAMS: dict[str, Callable[[Case], Tensor]] = {
     "solve_cg": fisher.solve_cg,
     "ntk_all": kernels.ntk_all,
     "ntk_sum": kernels.ntk_sum,
+    "ntk_two": kernels.ntk_two,
+    "ntk_eigh": kernels.ntk_eigh,
 }
 ALGEBRA: dict[str, Callable[[list[algebra.Factored]], Tensor]] = {
     "solve_kfac": algebra.solve_kfac,

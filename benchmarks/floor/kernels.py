@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cases import OUTPUTS, Case
+from ..program import leading_part
 from .network import Layer, Network, contract
 
 PANEL_FLOATS = 8_000_000
@@ -187,3 +188,27 @@ def ntk_sum(case: Case) -> Tensor:
             for rows in panel:
                 kernel.addmm_(rows, rows.T)
     return kernel
+
+
+def ntk_two(case: Case) -> Tensor:
+    """All outputs of the first half of the samples with those of the second, (n/2, c, n/2, c)."""
+    half = case.kernel_samples // 2
+    kernel = torch.zeros(OUTPUTS, half, OUTPUTS, half)
+    flat = kernel.view(OUTPUTS * half, OUTPUTS * half)
+    parts = _gather(case)
+    for part in parts:
+        if isinstance(part, LinearRows):
+            inputs = torch.addmm(part.a.new_ones(()), part.a[:half], part.a[half:].T)
+            right = part.g[:, half:].flatten(0, 1)
+            for rows, out in zip(part.g[:, :half], kernel, strict=True):
+                out.addcmul_((rows @ right.T).view(half, OUTPUTS, half), inputs[:, None, :])
+        for panel in part.panels():
+            flat.addmm_(panel[:, :half].flatten(0, 1), panel[:, half:].flatten(0, 1).T)
+    vectors = torch.cat([part.vectors for part in parts], 2)
+    flat.addmm_(vectors[:, :half].flatten(0, 1), vectors[:, half:].flatten(0, 1).T)
+    return kernel.permute(1, 0, 3, 2)
+
+
+def ntk_eigh(case: Case) -> Tensor:
+    """The largest eigenvalues of the summed kernel, and what they make of it, (n, n)."""
+    return leading_part(ntk_sum(case))

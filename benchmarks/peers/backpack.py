@@ -11,7 +11,7 @@ from backpack.hessianfree.ggnvp import ggn_vector_product
 from torch import Tensor, nn
 
 from ..cases import OUTPUTS, Case
-from ..program import SAMPLED_TOLERANCE, NotOfferedError, Program, relative_error
+from ..program import SAMPLED_TOLERANCE, NotOfferedError, Program, leading_part, relative_error
 
 
 def program(operation: str, case: Case) -> Program:
@@ -135,6 +135,7 @@ def program(operation: str, case: Case) -> Program:
         "fvp": fvp,
         "ntk_all": ntk_all,
         "ntk_sum": ntk_sum,
+        "ntk_eigh": lambda: leading_part(ntk_sum()),
     }
     if operation not in runs:
         raise NotOfferedError

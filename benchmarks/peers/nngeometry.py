@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..cases import OUTPUTS, Case
-from ..program import DAMPING, SAMPLED_TOLERANCE, NotOfferedError, Program
+from ..program import DAMPING, SAMPLED_TOLERANCE, NotOfferedError, Program, leading_part
 
 
 def program(operation: str, case: Case) -> Program:
@@ -138,4 +138,6 @@ def program(operation: str, case: Case) -> Program:
         return Program(lambda: GramMatrix(case.model, one_batch).to_torch().permute(1, 0, 3, 2))
     if operation == "ntk_sum":
         return Program(ntk_sum, note="ten kernels of one output")
+    if operation == "ntk_eigh":
+        return Program(lambda: leading_part(ntk_sum()), note="of ten kernels of one output")
     raise NotOfferedError

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from ..cases import OUTPUTS, Case
-from ..program import CG_RESIDUAL, CG_TOLERANCE, DAMPING, DRAWS, NotOfferedError, Program
+from ..program import (
+    CG_RESIDUAL,
+    CG_TOLERANCE,
+    DAMPING,
+    DRAWS,
+    NotOfferedError,
+    Program,
+    leading_part,
+)
 from ..samples import checked
 
 Gradients = dict[str, Tensor]
@@ -52,6 +60,8 @@ def program(operation: str, case: Case) -> Program:
         "fvp": lambda: plain.product(case.direction()),
         "ntk_all": plain.ntk_all,
         "ntk_sum": plain.ntk_sum,
+        "ntk_two": plain.ntk_two,
+        "ntk_eigh": plain.ntk_eigh,
         "kfac": lambda: naive_kfac(case),
         "ekfac": lambda: naive_ekfac(case),
         "factors": factored.packed,  # a reference only
@@ -205,6 +215,13 @@ class PlainTorch:
             for row in rows(self.parameters, self.case.kernel_inputs).values():
                 total = total + row.flatten(1) @ row.flatten(1).T
         return total
+
+    def ntk_two(self) -> Tensor:
+        first, second = map(self.jacobian, self.case.kernel_halves)
+        return torch.einsum("ncd,med->ncme", first, second)
+
+    def ntk_eigh(self) -> Tensor:
+        return leading_part(self.ntk_sum())
 
 
 def _bias_of(weight: str) -> str:
