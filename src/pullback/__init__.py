@@ -6,7 +6,7 @@ maps between the spaces of these, at a point w: the Jacobian J, the metrics `J^T
 network.
 """
 
-from pullback import data, likelihoods
+from pullback import data, kernels, likelihoods
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
@@ -44,6 +44,7 @@ __all__ = [
     "hessian",
     "jacobian",
     "kernel_cost",
+    "kernels",
     "likelihoods",
     "quality",
     "tangent_kernel",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pullback.batches import working_memory
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.estimates import Estimate
@@ -63,17 +64,26 @@ class ImplicitKernel(Kernel):
         return self._left.space.zeros((0,)).flat
 
     def _product(self, flat: Float[Tensor, "b s"]) -> Float[Tensor, "b r"]:
+        space = self._left.space
+        room = working_memory(self._sweep.memory, space.device)
+        pulled = space.size * space.dtype.itemsize * (1 if self._one_pull else len(self._weights))
+        return torch.cat([self._products(some) for some in flat.split(max(1, room // pulled))])
+
+    @property
+    def _one_pull(self) -> bool:
+        """Whether a function is pulled back once, rather than for each output."""
+        return self._in_pairs or isinstance(self._arrangement, Single)
+
+    def _products(self, flat: Float[Tensor, "b s"]) -> Float[Tensor, "b r"]:
         weights = self._weights
-        if self._in_pairs or isinstance(self._arrangement, Single):
+        if self._one_pull:
             functions = flat.reshape(len(flat), self.columns[0], len(weights))
             found = self._left.push(self._right.pull(functions @ weights)) @ weights.T
             return found.flatten(1)
         # The sum over outputs is a sum of kernels of one output each.
-        found = flat.new_zeros(len(flat), self.rows[0])
-        for row in weights:
-            cotangents = flat.unsqueeze(2) * row
-            found += self._left.push(self._right.pull(cotangents)) @ row
-        return found
+        cotangents = flat[:, None, :, None] * weights[:, None, :]
+        changes = self._left.push(self._right.pull(cotangents))
+        return torch.einsum("bknc,kc->bn", changes, weights)
 
     @cached_property
     def _squared_norms(self) -> Float[Tensor, "n k"]:
