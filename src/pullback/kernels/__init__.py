@@ -3,6 +3,7 @@
 `pullback.tangent_kernel` makes a kernel; what is here says what follows from one.
 """
 
+from pullback.kernels import infinite
 from pullback.kernels.dynamics import (
     StepModes,
     Trajectory,
@@ -33,6 +34,7 @@ __all__ = [
     "class_targets",
     "gradient_descent",
     "gradient_flow",
+    "infinite",
     "kernel_regression",
     "project",
     "step_modes",
