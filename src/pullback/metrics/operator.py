@@ -133,7 +133,11 @@ class Operator(Metric):
         )
 
     def norm(self, samples: int = 32, seed: int = 0) -> Estimate:
-        """The Frobenius norm, estimated: `|F z|^2` has the mean `|F|^2` for random signs z."""
+        """The Frobenius norm, estimated: `|F z|^2` has the mean `|F|^2` for random signs z.
+
+        The error is that of the signs. A sampled or sketched F is itself an estimate; how far it
+        is from the exact one, `trace` and `quadratic` tell.
+        """
         signs = self._signs(samples, seed)
         squares = Estimate.of(self._product(signs).square().sum(1))
         root = math.sqrt(squares.value)
@@ -141,6 +145,8 @@ class Operator(Metric):
 
     def logdet(self, damping: int | float = 1e-3, samples: int = 32, seed: int = 0) -> Estimate:
         """The logarithm of the determinant of `F + damping I`, by stochastic Lanczos quadrature.
+
+        The error is that of the random vectors, as for `norm`.
 
         Raises:
             InputError: the damping is not positive, or too small for the matrix to be so.
