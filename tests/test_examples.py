@@ -94,3 +94,15 @@ def test_merging_by_kronecker_factors_beats_the_plain_average(
         assert accuracy[f"{representation} chosen"] > accuracy["average"] + 1
     # The diagonal tells the parents apart too little to gain: no claim beyond doing no harm.
     assert abs(accuracy["diagonal chosen"] - accuracy["average"]) < 1
+
+
+def test_the_tangent_kernel_turns_towards_the_task_and_predicts_better(
+    numbers_of: Callable[[str], Numbers],
+) -> None:
+    found = numbers_of("feature_learning")
+    assert found["concentration 0"] > 0.2236  # of a random direction, the root of 50 / 1000
+    assert found["concentration 40"] > found["concentration 0"] + 0.05
+    assert found["alignment 40"] > found["alignment 0"] + 0.3
+    assert found["kernel accuracy 40"] > found["kernel accuracy 0"] + 0.03
+    assert found["effective rank 2"] < found["effective rank 0"] - 3
+    assert found["network accuracy 40"] > 0.95
