@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from pullback.probes import (
     EffectiveRank,
     KernelDrift,
+    KernelRotation,
     KernelSample,
     LabelAlignment,
+    LabelConcentration,
     Loss,
     Moment,
     ParameterDistance,
@@ -173,3 +175,39 @@ def test_distance_is_that_to_the_start_which_is_copied() -> None:
     answer = measured(probe, model)
     assert answer["l2"] == pytest.approx(2 * length)
     assert answer["relative"] == pytest.approx(2)
+
+
+def centred_labels() -> Tensor:
+    one_hot = torch.eye(C, dtype=torch.float64)[LABELS]
+    return one_hot - one_hot.mean(0)
+
+
+def test_concentration_is_the_length_of_the_labels_within_leading_eigenfunctions(
+    sample: KernelSample, rows: Tensor
+) -> None:
+    vectors = torch.linalg.eigh(kernel_of(rows)).eigenvectors.flip(1)
+    y = centred_labels().flatten()
+    answer = measured(LabelConcentration(sample, ks=(2, 5)))
+    for k in (2, 5):
+        expected = (vectors[:, :k].T @ y).norm() / y.norm()
+        assert_agree(answer[str(k)]["ratio"], expected)
+        assert_agree(answer[str(k)]["energy"], expected**2)
+        assert_agree(answer[str(k)]["random"], (k / (N * C)) ** 0.5)
+
+
+def test_rotation_compares_the_growth_of_alignments(sample: KernelSample, rows: Tensor) -> None:
+    leading = torch.linalg.eigh(kernel_of(rows)).eigenvectors.flip(1)[:, :4].T
+    functions = torch.cat([centred_labels().flatten().unsqueeze(0), leading])
+    later = network(seed=1)
+    now = reference.jacobian(later, inputs()).flatten(0, 1)
+    growth = (functions @ now).square().sum(1) / (functions @ rows.flatten(0, 1)).square().sum(1)
+    answer = measured(KernelRotation(sample, network(), k=4), later)
+    assert_agree(answer["labels"], growth[0])
+    assert_agree(torch.tensor(answer["functions"], dtype=torch.float64), growth[1:])
+    assert_agree(answer["ratio"], growth[0] / growth[1:].quantile(0.5))
+
+
+def test_a_network_that_has_not_moved_has_not_turned(sample: KernelSample) -> None:
+    answer = measured(KernelRotation(sample, network(), k=4))
+    assert_agree(answer["ratio"], 1.0)
+    assert_agree(answer["labels"], 1.0)

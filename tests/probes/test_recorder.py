@@ -16,8 +16,10 @@ from pullback import InputError
 from pullback.probes import (
     EffectiveRank,
     KernelDrift,
+    KernelRotation,
     KernelSample,
     LabelAlignment,
+    LabelConcentration,
     Loss,
     Moment,
     ParameterDistance,
@@ -76,6 +78,8 @@ def all_probes(model: nn.Module) -> list[Any]:
         TraceRatios(sample, (1, 3)),
         LabelAlignment(sample),
         KernelDrift(sample, model),
+        LabelConcentration(sample, (1, 3)),
+        KernelRotation(sample, model, k=3),
         Drawing(),
     ]
 

@@ -6,8 +6,10 @@ from pullback.probes.distance import ParameterDistance
 from pullback.probes.kernel import (
     EffectiveRank,
     KernelDrift,
+    KernelRotation,
     KernelSample,
     LabelAlignment,
+    LabelConcentration,
     Spectrum,
     TraceRatios,
 )
@@ -19,8 +21,10 @@ from pullback.probes.schedule import log_spaced
 __all__ = [
     "EffectiveRank",
     "KernelDrift",
+    "KernelRotation",
     "KernelSample",
     "LabelAlignment",
+    "LabelConcentration",
     "Loss",
     "Moment",
     "ParameterDistance",

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pullback.kernels.dense import TangentKernel
+from pullback.kernels.mercer import eigenfunctions
 from pullback.kernels.spectra import effective_rank, trace_ratios
 from pullback.kernels.tangent import tangent_kernel
+from pullback.kernels.targets import energy_concentration, rotation, target_alignment
 from pullback.probes.quiet import undisturbed
 from pullback.probes.recorder import Moment
 
@@ -176,3 +180,74 @@ class KernelDrift:
         """`{"all": alignment, layer: alignment}`, in [0, 1]."""
         now, then = _parts(self.sample.kernel(moment)), _parts(self.start)
         return {layer: _alignment(now[layer], then[layer], "samples") for layer in now}
+
+
+class LabelConcentration:
+    """How much of the labels lies in the leading eigenfunctions of the kernel, not centred.
+
+    The labels are one-hot rows without their mean over samples.
+
+    Args:
+        sample: where the kernel is taken.
+        ks: numbers of eigenfunctions.
+    """
+
+    name = "concentration"
+
+    def __init__(self, sample: KernelSample, ks: Sequence[int] = (10, 50)) -> None:
+        self.sample = sample
+        self.ks = tuple(ks)
+
+    def measure(self, moment: Moment) -> dict[str, dict[str, float]]:
+        """`{"10": {"ratio": of lengths, "energy": its square, "random": a random ratio}, ...}`."""
+        kernel = self.sample.kernel(moment)
+        pairs = eigenfunctions(kernel)
+        targets = _labels(self.sample, kernel.outputs, pairs.functions)
+        found = {}
+        for k in self.ks:
+            one = energy_concentration(pairs, targets, k)
+            found[str(k)] = {
+                "ratio": float(one.ratio),
+                "energy": float(one.energy),
+                "random": one.random_ratio,
+            }
+        return found
+
+
+class KernelRotation:
+    """How much more the alignment of the labels grows than that of the kernel's own functions.
+
+    The functions are the leading eigenfunctions of the kernel at the reference point. No kernel is
+    formed later.
+
+    Args:
+        sample: where the functions are taken.
+        start: the model at the reference point.
+        k: how many eigenfunctions.
+    """
+
+    name = "rotation"
+
+    def __init__(self, sample: KernelSample, start: nn.Module, k: int = 20) -> None:
+        self.sample = sample
+        with undisturbed(start) as model:
+            kernel = tangent_kernel(model, sample.inputs, progress=False)
+            leading = eigenfunctions(kernel, k).functions
+            labels = _labels(sample, kernel.outputs, leading)
+            self.functions = torch.cat([labels.unsqueeze(0), leading])
+            self.before = self._alignments(model)
+
+    def _alignments(self, model: nn.Module) -> Float[Tensor, " t"]:
+        return target_alignment(model, self.sample.inputs, self.functions, progress=False)
+
+    def measure(self, moment: Moment) -> dict[str, Any]:
+        """`{"labels": growth, "functions": [growth, ...], "ratio": of the first to the median}`."""
+        found = rotation(self.before, self._alignments(moment.model), target=0)
+        growth = found.growth.tolist()
+        return {"labels": growth[0], "functions": growth[1:], "ratio": found.ratio}
+
+
+def _labels(sample: KernelSample, outputs: int, like: Tensor) -> Float[Tensor, "n c"]:
+    """One-hot labels without their mean over samples."""
+    rows = F.one_hot(sample.labels.long(), outputs).to(like)
+    return rows - rows.mean(0)
