@@ -132,6 +132,11 @@ class TestResumed:
         tile = stored._read_layout(interrupted).tile
         assert store(interrupted, memory=2**20).layout.tile == tile
 
+    def test_the_batches_may_be_others(self, interrupted: Path, tmp_path: Path) -> None:
+        store(interrupted, x=list(images().split(5)))
+        store(tmp_path / "whole")
+        assert contents(interrupted) == contents(tmp_path / "whole")
+
     def test_an_incomplete_one_is_not_opened(self, interrupted: Path) -> None:
         with pytest.raises(pb.InputError, match=r"store: .* has 2 of \d+ tiles"):
             StoredKernel(interrupted)
@@ -166,9 +171,10 @@ class TestResumed:
         return done.exists() and sum(done.read_bytes()) >= 2
 
 
-def test_two_processes_make_the_same_store(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
+class TestProcesses:
+    """Two real ones, under torchrun with gloo."""
+
+    program = (
         "import sys; from pathlib import Path\n"
         "import torch.distributed as distributed\n"
         "from pullback.kernels import stored\n"
@@ -180,15 +186,28 @@ def test_two_processes_make_the_same_store(tmp_path: Path) -> None:
         "assert 0 < len(mine) < len(kernel.layout.tiles)\n"
         "distributed.destroy_process_group()\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(program), str(tmp_path / "shared")],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    store(tmp_path / "alone")
-    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+    def run(self, folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+        program = folder / "program.py"
+        program.write_text(self.program)
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+             str(program), str(folder / name)],
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        )  # fmt: skip
+
+    def test_they_make_the_same_store(self, tmp_path: Path) -> None:
+        run = self.run(tmp_path, "shared")
+        assert run.returncode == 0, run.stderr
+        store(tmp_path / "alone")
+        assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+    def test_they_refuse_a_store_of_another_kernel(self, tmp_path: Path) -> None:
+        store(tmp_path / "kernel", outputs="sum")
+        run = self.run(tmp_path, "kernel")
+        assert run.returncode != 0
+        assert "another outputs" in run.stderr
 
 
 class TestRefused:

@@ -238,14 +238,7 @@ def fill(
     """
     folder = Path(folder)
     sets, layout = planned(sweep, others, source, arrangement, memory)
-    missing: list[Any] = [None]
-    if group is None or distributed.get_rank(group) == 0:
-        layout = _prepared(folder, layout)
-        missing = [(layout.tile, np.flatnonzero(_flags(folder, layout) == 0).tolist())]
-    if group is not None:
-        distributed.broadcast_object_list(missing, group_src=0, group=group)
-    tile, numbers = missing[0]
-    layout = replace(layout, tile=tile)
+    layout, numbers = _begun(folder, layout, group)
     if group is not None:
         numbers = numbers[distributed.get_rank(group) :: distributed.get_world_size(group)]
     blocks = Blocks(sweep, sets, layout, arrangement, method)
@@ -253,6 +246,29 @@ def fill(
     if group is not None:
         distributed.barrier(group)
     return StoredKernel(folder)
+
+
+def _begun(
+    folder: Path, layout: Layout, group: distributed.ProcessGroup | None
+) -> tuple[Layout, list[int]]:
+    """The layout of the store, and which tiles it misses; the first process makes the files.
+
+    Raises:
+        InputError: in all processes, if it cannot.
+    """
+    found: list[Any] = [None]
+    if group is None or distributed.get_rank(group) == 0:
+        try:
+            layout = _prepared(folder, layout)
+            found = [(layout.tile, np.flatnonzero(_flags(folder, layout) == 0).tolist())]
+        except InputError as problem:
+            found = [str(problem)]
+    if group is not None:
+        distributed.broadcast_object_list(found, group_src=0, group=group)
+    if isinstance(found[0], str):
+        raise InputError(found[0])
+    tile, numbers = found[0]
+    return replace(layout, tile=tile), numbers
 
 
 def _write_tiles(
@@ -388,7 +404,7 @@ def _digest_of(tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         state.update(name.encode())
-        _add(state, tensor)
+        _add(state, [tensor])
     return state.hexdigest()
 
 
@@ -400,15 +416,16 @@ def _digest(pieces: Sequence[Batch]) -> str:
     ]
     state = hashlib.sha256()
     for column in zip(*leaves, strict=True):
-        for leaf in column:
-            _add(state, leaf)
+        apart = column[0].ndim > 0 and len(column[0]) == len(pieces[0])
+        _add(state, column if apart else column[:1])  # what is no sample is the same for all
     return state.hexdigest()
 
 
-def _add(state: Any, tensor: Tensor) -> None:
-    plain = tensor.detach().cpu().contiguous()
-    state.update(f"{plain.dtype} {tuple(plain.shape[1:])}".encode())
-    state.update(plain.reshape(-1).view(torch.uint8).numpy())
+def _add(state: Any, tensors: Sequence[Tensor]) -> None:
+    state.update(f"{tensors[0].dtype} {tuple(tensors[0].shape[1:])}".encode())
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        state.update(plain.reshape(-1).view(torch.uint8).numpy())
 
 
 def _prepared(folder: Path, layout: Layout) -> Layout:
