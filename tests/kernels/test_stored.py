@@ -97,9 +97,12 @@ def test_a_store_is_opened_without_the_model(tmp_path: Path) -> None:
 def test_a_complete_store_is_not_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(tmp_path / "kernel")
-    monkeypatch.setattr(stored, "matrices", None)
-    store(tmp_path / "kernel")
+    made, before = store(tmp_path / "kernel"), contents(tmp_path / "kernel")
+    computed: list[object] = []
+    monkeypatch.setattr(stored.Blocks, "tile", lambda self, i, j: computed.append((i, j)))
+    assert store(tmp_path / "kernel").layout == made.layout
+    assert contents(tmp_path / "kernel") == before
+    assert computed == []
 
 
 class TestResumed:
