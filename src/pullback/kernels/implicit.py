@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pullback.batches import working_memory
+from pullback.batches import all_finite, working_memory
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.estimates import Estimate
@@ -85,15 +85,21 @@ class ImplicitKernel(Kernel):
         changes = self._left.push(self._right.pull(cotangents))
         return torch.einsum("bknc,kc->bn", changes, weights)
 
-    @cached_property
-    def _squared_norms(self) -> Float[Tensor, "n k"]:
-        """The squared norms of the gradients of each sample and read-out."""
-        return self._sweep.settled(lambda: _squared_norms(self._sweep))
-
     def diagonal(self) -> Tensor:
         self._check_symmetric()
-        norms = self._squared_norms
-        return norms.clone() if self._in_pairs else norms.sum(1)
+        return self._squared_norms.clone() if self._in_pairs else self._squared_norms.sum(1)
+
+    @cached_property
+    def _squared_norms(self) -> Float[Tensor, "n k"]:
+        """The squared norms of the gradients of each sample and read-out.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        norms = self._sweep.settled(lambda: self._sweep.squared_norms("diagonal")).T
+        if not all_finite(norms):
+            raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
+        return norms.to(self._like)
 
     def norm(self, samples: int = SAMPLES, seed: int = 0) -> Estimate:
         """The Frobenius norm, estimated: `|K z|^2` has the mean `|K|^2` for random signs z."""
@@ -108,21 +114,3 @@ class ImplicitKernel(Kernel):
         size = math.prod(self.columns)
         every = torch.eye(size, dtype=self._like.dtype, device=self._like.device)
         return self._product(every).T.reshape(*self.rows, *self.columns)
-
-
-def _squared_norms(sweep: Sweep) -> Float[Tensor, "n k"]:
-    pieces: list[Tensor] = []
-    own: list[Tensor] = []
-    for step in sweep.steps("trace"):
-        count = step.cotangents.stop - step.cotangents.start
-        norms = torch.zeros(count, step.samples, dtype=torch.float64, device=sweep.network.device)
-        for part in step.parts():
-            norms += part.squared_norms()
-        own.append(norms)
-        if step.last:
-            pieces.append(torch.cat(own).T)
-            own = []
-    found = torch.cat(pieces).to(sweep.network.space.dtype)
-    if not bool(found.isfinite().all()):
-        raise InputError("gradients: not finite; the network's derivative is NaN or infinite")
-    return found

@@ -122,17 +122,8 @@ class Implicit(Operator):
 
     def _norms_of_draws(self) -> Float[Tensor, "t n"]:
         """The squared norm of each sample's gradient for each draw, as if it were the only one."""
-        pieces, own = [], []
-        for step in self._sweep.steps("trace"):
-            shape = step.cotangents.stop - step.cotangents.start, step.samples
-            norms = torch.zeros(shape, dtype=torch.float64, device=self.space.device)
-            for part in step.parts():
-                norms += part.squared_norms()
-            own.append(norms)
-            if step.last:
-                pieces.append(torch.cat(own) * step.cotangents.stop)
-                own = []
-        return torch.cat(pieces, 1)
+        norms = self._sweep.squared_norms("trace")
+        return norms * len(norms)
 
     @staticmethod
     def _estimated(draws: Float[Tensor, "t n"]) -> Estimate:

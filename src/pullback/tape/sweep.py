@@ -223,6 +223,21 @@ class Sweep:
                         last = chosen.stop == len(drawn)
                         yield Step(tape.uses, gradients, start, piece, chosen, last)
 
+    def squared_norms(self, description: str) -> Float[Tensor, "k n"]:
+        """The squared norm of each sample's gradient for each cotangent, in double precision."""
+        pieces: list[Tensor] = []
+        own: list[Tensor] = []
+        for step in self.steps(description):
+            shape = step.cotangents.stop - step.cotangents.start, step.samples
+            norms = torch.zeros(shape, dtype=torch.float64, device=self.network.device)
+            for part in step.parts():
+                norms += part.squared_norms()
+            own.append(norms)
+            if step.last:
+                pieces.append(torch.cat(own))
+                own = []
+        return torch.cat(pieces, 1)
+
     def tracked(self, description: str) -> Iterator[Batch]:
         """The batches, with a progress bar."""
         return tracked(self.batches, description, self.batches.count, self.progress)
