@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pullback import InputError, cli
 from pullback.report import Settings
+from pullback.report.kernel import KernelSettings
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +41,22 @@ def standing_in(monkeypatch: pytest.MonkeyPatch, answer: Path | BaseException) -
     return asked
 
 
-def test_help_names_the_command_and_its_options(run: CliRunner) -> None:
-    assert "report" in run.invoke(cli.app, ["--help"]).output
-    shown = run.invoke(cli.app, ["report", "--help"], env={"COLUMNS": "200"}).output
-    for option in (
-        "--data", "--model", "--checkpoint", "--no-train", "--epochs", "--seed", "--samples",
-        "--out", "--threads", "--resume",
-    ):  # fmt: skip
+COMMON = (
+    "--data", "--model", "--checkpoint", "--no-train", "--epochs", "--seed", "--samples",
+    "--out", "--threads", "--resume",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [("report", ()), ("kernel", ("--outputs", "--functions", "--not-centred", "--gram"))],
+)
+def test_help_names_the_command_and_its_options(
+    run: CliRunner, command: str, own: tuple[str, ...]
+) -> None:
+    assert command in run.invoke(cli.app, ["--help"]).output
+    shown = run.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"}).output
+    for option in (*COMMON, *own):
         assert option in shown
 
 
@@ -77,6 +87,46 @@ def test_options_arrive(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None
         True,
         True,
     ]
+
+
+class TestKernel:
+    """The second command."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        asked: list[Any] = []
+
+        def make(settings: KernelSettings, out: Path, resume: bool, progress: bool) -> Path:
+            asked.extend([settings, out, resume, progress])
+            return out / "kernel.html"
+
+        monkeypatch.setattr(cli, "make_kernel_report", make)
+        return asked
+
+    def test_options_arrive(self, run: CliRunner, asked: list[Any]) -> None:
+        words = "kernel --model m.py:f --train --epochs 2 --samples 30 --outputs 3,1 --functions 4"
+        result = run.invoke(cli.app, [*words.split(), "--not-centred", "--gram", "--out", "there"])
+        assert result.stdout.splitlines()[-1] == "there/kernel.html"
+        subject = Settings(model="m.py:f", train=True, epochs=2, samples=30)
+        assert asked == [
+            KernelSettings(subject, "3,1", 4, centred=False, gram=True), Path("there"), False, True,
+        ]  # fmt: skip
+
+    def test_without_options_the_defaults_are_the_librarys(
+        self, run: CliRunner, asked: list[Any]
+    ) -> None:
+        run.invoke(cli.app, ["kernel"])
+        assert asked == [KernelSettings(), Path("pullback-kernel"), False, True]
+
+    @pytest.mark.parametrize(
+        "words", [["--outputs", "x"], ["--functions", "0"], ["--samples", "1"]]
+    )
+    def test_mistakes_end_with_two_and_write_nothing(
+        self, run: CliRunner, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert run.invoke(cli.app, ["kernel", *words]).exit_code == 2
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_without_options_the_defaults_are_the_librarys(

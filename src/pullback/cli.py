@@ -1,4 +1,4 @@
-"""The command line: `pullback report`, and what comes after it."""
+"""The command line: `pullback report` and `pullback kernel`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ import typer
 
 from pullback.errors import InputError
 from pullback.report import Settings, make_report
+from pullback.report.kernel import KernelSettings, make_kernel_report
 
 app = typer.Typer(
     help="Measure, and act on, the geometry of neural networks.",
@@ -22,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-DEFAULT = Settings()
+DEFAULT, DEFAULT_KERNEL = Settings(), KernelSettings()
 
 
 @app.callback()
@@ -30,57 +33,63 @@ def main() -> None:
     """Measure, and act on, the geometry of neural networks."""
 
 
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="digits, mnist, fashion-mnist, cifar10, or FILE.py:make_loader, which returns a "
+        "loader of (inputs, labels) batches or a pair (train, test) of loaders."
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="conv, mlp, or FILE.py:make_model, which returns a torch.nn.Module; it is called "
+        "with (input shape, classes) if it needs two arguments."
+    ),
+]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="Weights to start from, .pt or .safetensors.")
+]
+TrainOption = Annotated[
+    bool, typer.Option("--train/--no-train", help="Train, or measure the network as it is.")
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Passes over the data; by default about 1,500 updates.")
+]
+BatchSizeOption = Annotated[int, typer.Option(help="Samples an update, for data given by name.")]
+LearningRateOption = Annotated[float, typer.Option(help="Of gradient descent with momentum 0.9.")]
+SeedOption = Annotated[int, typer.Option(help="For everything random.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processor threads; by default as many as cores are free."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+]
+
+
 @app.command()
 def report(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="digits, mnist, fashion-mnist, cifar10, or FILE.py:make_loader, which returns a "
-            "loader of (inputs, labels) batches or a pair (train, test) of loaders."
-        ),
-    ] = DEFAULT.data,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="conv, mlp, or FILE.py:make_model, which returns a torch.nn.Module; it is called "
-            "with (input shape, classes) if it needs two arguments."
-        ),
-    ] = DEFAULT.model,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from, .pt or .safetensors."),
-    ] = None,
-    train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Train, or measure the network as it is.")
-    ] = DEFAULT.train,
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="Passes over the data; by default about 1,500 updates."),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Samples an update, for data given by name.")
-    ] = DEFAULT.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option(help="Of gradient descent with momentum 0.9.")
-    ] = DEFAULT.learning_rate,
-    seed: Annotated[int, typer.Option(help="For everything random.")] = DEFAULT.seed,
+    data: DataOption = DEFAULT.data,
+    model: ModelOption = DEFAULT.model,
+    checkpoint: CheckpointOption = None,
+    train: TrainOption = DEFAULT.train,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = DEFAULT.batch_size,
+    learning_rate: LearningRateOption = DEFAULT.learning_rate,
+    seed: SeedOption = DEFAULT.seed,
     samples: Annotated[
         int, typer.Option(help="On how many samples the tangent kernel is taken.")
     ] = DEFAULT.samples,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("pullback-report"),
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processor threads; by default as many as cores are free."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
-    ] = False,
+    threads: ThreadsOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Measure the geometry of a network while it learns real images; leave a report as HTML.
 
     Without options: a small convolutional network on 8x8 digits, about a minute.
     """
-    try:
+    with complaints():
         settings = Settings(
             data=data,
             model=model,
@@ -94,13 +103,84 @@ def report(
         )
         use_threads(threads)
         page = make_report(settings, out, resume=resume, progress=True)
+    typer.echo(page)
+
+
+@app.command()
+def kernel(
+    data: DataOption = DEFAULT.data,
+    model: ModelOption = DEFAULT.model,
+    checkpoint: CheckpointOption = None,
+    train: TrainOption = DEFAULT_KERNEL.subject.train,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = DEFAULT.batch_size,
+    learning_rate: LearningRateOption = DEFAULT.learning_rate,
+    seed: SeedOption = DEFAULT.seed,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="On how many training samples the kernel is taken, and how many test samples it "
+            "predicts at most."
+        ),
+    ] = DEFAULT_KERNEL.subject.samples,
+    outputs: Annotated[
+        str,
+        typer.Option(
+            help="sum over the outputs, all pairs of them, the number of one, or two numbers a,b "
+            "for output b minus output a, on samples of these classes."
+        ),
+    ] = DEFAULT_KERNEL.outputs,
+    functions: Annotated[
+        int, typer.Option(help="How many eigenfunctions are shown.")
+    ] = DEFAULT_KERNEL.functions,
+    centred: Annotated[
+        bool,
+        typer.Option(
+            "--centred/--not-centred",
+            help="Spectrum, eigenfunctions and alignment of the kernel centred over the samples.",
+        ),
+    ] = DEFAULT_KERNEL.centred,
+    gram: Annotated[
+        bool, typer.Option("--gram", help="Keep the kernel itself, as a store on disk.")
+    ] = DEFAULT_KERNEL.gram,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("pullback-kernel"),
+    threads: ThreadsOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Take the tangent kernel of a network: spectrum, eigenfunctions, alignment, predictions.
+
+    Leaves a page (kernel.html), all numbers (kernel.json) and the figures as SVG. With --train, the
+    kernels before and after training stand side by side.
+    """
+    with complaints():
+        subject = Settings(
+            data=data,
+            model=model,
+            checkpoint=checkpoint,
+            train=train,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            samples=samples,
+        )
+        settings = KernelSettings(subject, outputs, functions, centred, gram)
+        use_threads(threads)
+        page = make_kernel_report(settings, out, resume=resume, progress=True)
+    typer.echo(page)
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """End with one line on standard error: 2 after bad input, 130 after Ctrl-C."""
+    try:
+        yield
     except InputError as error:
         complain(f"Error: {error}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:
         complain(f"Interrupted. To go on: {again()}")
         raise typer.Exit(130) from interrupt
-    typer.echo(page)
 
 
 def use_threads(threads: int | None) -> None:

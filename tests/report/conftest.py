@@ -141,3 +141,21 @@ def points(files: Path, finish: Callable[..., Finished]) -> Finished:
         epochs=2,
         samples=12,
     )
+
+
+@pytest.fixture(scope="session")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A look at the kernel of a network that learned 8x8 digits for a few steps.
+
+    Its page is drawn again from kernel.json as it was read back.
+    """
+    from pullback.report import Settings
+    from pullback.report.kernel import KernelSettings, make_kernel_report, render_kernel
+
+    out = tmp_path_factory.mktemp("kernel")
+    subject = Settings(train=True, epochs=1, batch_size=200, samples=40)
+    make_kernel_report(KernelSettings(subject, functions=2, gram=True), out)
+    numbers = json.loads((out / "kernel.json").read_text(encoding="utf-8"))
+    html = (out / "kernel.html").read_text(encoding="utf-8")
+    assert html == render_kernel(numbers)
+    return Finished(out, html, numbers)

@@ -51,14 +51,16 @@ def seen(page: Path, width: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("report", "page"), [("images", "report"), ("looked", "kernel")])
 def test_every_figure_is_seen_and_nothing_sticks_out(
-    images: Finished, width: int, tmp_path: Path
+    report: str, page: str, width: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    found = seen(images.folder / "report.html", width, tmp_path)
+    finished: Finished = request.getfixturevalue(report)
+    found = seen(finished.folder / f"{page}.html", width, tmp_path)
     assert found["window"] == width
     assert found["page"] <= width
     assert found["text"] >= 15
-    assert len(found["pictures"]) == images.html.count("<img")
+    assert len(found["pictures"]) == finished.html.count("<img")
     for natural, shown, height in found["pictures"]:
         assert natural > 0
         assert min(300, width - 40) <= shown <= width

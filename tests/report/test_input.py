@@ -147,8 +147,8 @@ def test_a_pair_of_loaders_gives_held_out_samples(files: Path, tmp_path: Path) -
 
     found = read(source(f"{files}/data.py:make_pair", 32), keep=5, seed=0, tick=lambda: None)
     assert found.sizes == {"train": 48, "test": 20}
-    assert found.by_class_split == "test"
-    _, labels = found.probe(6, 3)
+    assert found.held_out == "test"
+    _, labels = found.balanced(found.held_out, 6, range(3))
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 

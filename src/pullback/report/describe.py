@@ -78,7 +78,7 @@ def network(model: nn.Module, subject: Subject, companion: bool = False) -> Netw
     return NetworkNumbers(
         name=name,
         parameters=size(model),
-        outputs=len(subject.classes),
+        outputs=subject.outputs,
         layers=describe_layers(model),
         checkpoint=str(checkpoint) if checkpoint else None,
     )
@@ -95,7 +95,7 @@ def data(subject: Subject) -> DataNumbers:
         sizes=found.sizes,
         counts=found.counts,
         evaluated={split: len(labels) for split, (_, labels) in found.evaluated.items()},
-        probe_split=found.by_class_split,
+        probe_split=found.held_out,
         probe_asked=subject.settings.samples,
         probe_labels=labels.tolist(),
         images=thumbnails(inputs),

@@ -81,17 +81,22 @@ class Eigenfunction(TypedDict):
     highest: list[int]
 
 
-class KernelNumbers(TypedDict):
-    """The tangent kernel, summed over outputs, at one state of the network."""
+class LeadingFunctions(TypedDict):
+    """What a centred kernel's leading eigenfunctions make of the samples, at one state."""
 
     state: str
     step: int
-    cosines: list[list[float]]
-    same_class: float
-    other_class: float
     coordinates: list[list[float]]
     shares: list[float]
     eigenfunctions: list[Eigenfunction]
+
+
+class KernelNumbers(LeadingFunctions):
+    """The tangent kernel, summed over outputs, at one state of the network."""
+
+    cosines: list[list[float]]
+    same_class: float
+    other_class: float
 
 
 class FisherLayer(TypedDict):

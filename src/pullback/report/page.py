@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pullback.parameters import owner_of
@@ -37,20 +37,30 @@ def render(report: Report) -> str:
     """
     figures = draw(report)
     shown = {key: title for key, title in SECTIONS.items() if figures.get(key, True)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "bytes": megabytes, "percent": percent}
-    template = environment.from_string(_text("page.html.jinja"))
-    return template.render(
+    doing = "learning" if report["training"] else "on"
+    return lay_out(
+        "page.html.jinja",
+        title=f"The geometry of a network {doing} {report['data']['name']}",
+        summary=report["summary"],
+        numbers="report.json",
         report=report,
         figures=figures,
         sections=shown,
         ways=layer_ways(report),
-        style=Markup(_text("page.css")),
     )
 
 
-def _text(name: str) -> str:
-    return files("pullback.report").joinpath(name).read_text(encoding="utf-8")
+def lay_out(template: str, **values: object) -> str:
+    """A page of the report's look from one of its templates."""
+    environment = Environment(
+        loader=PackageLoader("pullback.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"number": number, "bytes": megabytes, "percent": percent}
+    css = files("pullback.report").joinpath("page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=Markup(css), **values)
 
 
 def number(value: int | float, digits: int = 3) -> Markup:

@@ -35,12 +35,15 @@ class Parts:
         workspace: where the results are kept.
         stages: the progress bars.
         costs: what was paid before.
+
+    Attributes:
+        workspace, stages, costs: the same.
     """
 
     def __init__(self, workspace: Workspace, stages: Stages, costs: list[CostNumbers]) -> None:
         self.workspace = workspace
         self.costs = costs
-        self._stages = stages
+        self.stages = stages
 
     def measure(
         self, name: str, title: str, total: int | None, compute: Callable[[Advance], Any]
@@ -53,7 +56,7 @@ class Parts:
             total: how many units `compute` will report to the function it is given.
             compute: returns plain data (JSON).
         """
-        with self._stages.stage(title, total) as advance:
+        with self.stages.stage(title, total) as advance:
             kept = self.workspace.read(name)
             if kept is None:
                 with Cost() as cost:

@@ -25,6 +25,9 @@ class Stages:
     Args:
         count: how many stages there are.
         shown: whether to draw anything.
+
+    Attributes:
+        shown: the same.
     """
 
     def __init__(self, count: int, shown: bool) -> None:
@@ -38,6 +41,7 @@ class Stages:
             console=Console(stderr=True),
             disable=not shown,
         )
+        self.shown = shown
         self._count = count
         self._done = 0
 
@@ -65,3 +69,17 @@ class Stages:
             self._progress.update(task, total=1, completed=1)
         else:
             self._progress.update(task, completed=total)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give the terminal to work that shows a bar of its own, and take it back."""
+        if not self.shown:
+            yield
+            return
+        self._progress.live.transient = True
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.live.transient = False
+            self._progress.start()

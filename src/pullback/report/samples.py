@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,7 @@ class Samples:
         counts: number of training samples of each class, as far as the labels go.
         classes: how many classes the labels of all splits need.
         evaluated: the first samples of each split, at most `EVALUATED`, for the loss.
-        by_class: the first samples of each class, for the kernel; held-out ones if there are any.
-        by_class_split: which split `by_class` is from.
+        by_class: the first samples of each class, by split.
     """
 
     steps: int
@@ -57,18 +56,26 @@ class Samples:
     counts: list[int]
     classes: int
     evaluated: dict[str, Subset]
-    by_class: list[list[Tensor]]
-    by_class_split: str
+    by_class: dict[str, list[list[Tensor]]]
+
+    @property
+    def held_out(self) -> str:
+        """The split that the network does not learn from, or "train" where there is no other."""
+        return "test" if "test" in self.by_class else "train"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.evaluated["train"][0].shape[1:])
 
-    def probe(self, n: int, classes: int) -> Subset:
-        """At most `n` samples, as many of each class as far as there are, sorted by class."""
-        share = max(1, n // classes)
-        chosen = [(x, label) for label, xs in enumerate(self.by_class) for x in xs[:share]][:n]
+    def balanced(self, split: str, n: int, classes: Sequence[int]) -> Subset:
+        """At most `n` samples, as many of each class as far as there are, class after class."""
+        known = self.by_class[split]
+        share = max(1, n // len(classes))
+        present = [label for label in classes if label < len(known)]
+        chosen = [(x, label) for label in present for x in known[label][:share]][:n]
+        if not chosen:
+            raise InputError(f"data: the {split} samples have none of the classes {list(classes)}")
         inputs = torch.stack([x for x, _ in chosen])
         return inputs, torch.tensor([label for _, label in chosen])
 
@@ -146,15 +153,13 @@ def read(data: Source, keep: int, seed: int, tick: Callable[[], None]) -> Sample
     for split, loader in loaders.items():
         seed_everything(seed)
         passes[split] = _read_split(split, loader, keep, tick)
-    held_out = "test" if "test" in passes else "train"
     return Samples(
         steps=passes["train"].batches,
         sizes={split: sum(found.counts) for split, found in passes.items()},
         counts=passes["train"].counts,
         classes=max(len(found.counts) for found in passes.values()),
         evaluated={split: found.first() for split, found in passes.items()},
-        by_class=passes[held_out].by_class,
-        by_class_split=held_out,
+        by_class={split: found.by_class for split, found in passes.items()},
     )
 
 

@@ -30,7 +30,8 @@ class Subject:
         source: the loaders.
         samples: what reading them found.
         model: the network, at its starting point; training changes it.
-        classes: names of the classes, one for each output.
+        classes: names of the classes, one for each output, or two for a single one.
+        outputs: how many outputs the network has.
         probe: the samples of the kernel, sorted by class.
     """
 
@@ -39,6 +40,7 @@ class Subject:
     samples: Samples
     model: nn.Module
     classes: tuple[str, ...]
+    outputs: int
     probe: Subset
 
     @property
@@ -53,8 +55,13 @@ class Subject:
         )
 
 
-def prepare(settings: Settings, tick: Callable[[], None]) -> Subject:
+def prepare(settings: Settings, tick: Callable[[], None], least_outputs: int = 2) -> Subject:
     """Read the data, build the network, load its weights, and try it on two samples.
+
+    Args:
+        settings: the choices.
+        tick: called after each batch that was read.
+        least_outputs: 2, or 1 to take the single logit of a network for two classes too.
 
     Raises:
         InputError: anything that a report cannot be made of.
@@ -66,18 +73,21 @@ def prepare(settings: Settings, tick: Callable[[], None]) -> Subject:
     model = models.make(settings.model, found.shape, expected)
     if settings.checkpoint is not None:
         models.load_checkpoint(model, settings.checkpoint)
-    outputs = _try(model, found.evaluated["train"][0][:2])
-    if found.classes > outputs:
+    outputs = _try(model, found.evaluated["train"][0][:2], least_outputs)
+    classes = max(outputs, 2)
+    if found.classes > classes:
         raise InputError(
             f"labels: out of range: label {found.classes - 1} occurs, but the model has "
-            f"{outputs} outputs, for the classes 0 to {outputs - 1}"
+            f"{outputs} outputs, for the classes 0 to {classes - 1}"
         )
-    names = source.classes if source.classes and len(source.classes) == outputs else None
-    probe = found.probe(max(2, min(settings.samples, KERNEL_ROWS // outputs)), outputs)
-    return Subject(settings, source, found, model, names or tuple(map(str, range(outputs))), probe)
+    known = source.classes if source.classes and len(source.classes) == classes else None
+    names = known or tuple(map(str, range(classes)))
+    taken = max(2, min(settings.samples, KERNEL_ROWS // classes))
+    probe = found.balanced(found.held_out, taken, range(classes))
+    return Subject(settings, source, found, model, names, outputs, probe)
 
 
-def _try(model: nn.Module, inputs: Tensor) -> int:
+def _try(model: nn.Module, inputs: Tensor, least: int) -> int:
     """How many outputs the model has.
 
     Raises:
@@ -92,11 +102,12 @@ def _try(model: nn.Module, inputs: Tensor) -> int:
         raise InputError(
             f"model: does not take inputs of shape {tuple(inputs.shape)}: {one_line(error)}"
         ) from error
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < least:
         seen = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        single = ", or a single one for two classes, (n, 1)" if least == 1 else ""
         raise InputError(
             f"model: gives {seen} for {len(inputs)} samples; a report needs one logit for each of "
-            "at least two classes, (n, c)"
+            f"at least two classes, (n, c){single}"
         )
     if not bool(outputs.isfinite().all()):
         raise InputError("model: its outputs are not finite at the starting point")

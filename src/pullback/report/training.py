@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pullback.errors import InputError
@@ -100,7 +100,7 @@ def train(
 
 def _update(model: nn.Module, optimiser: torch.optim.Optimizer, item: object, step: int) -> None:
     inputs, labels = labelled(item, f"training batch {step}")
-    loss = functional.cross_entropy(model(inputs), labels)
+    loss = _cross_entropy(model(inputs), labels)
     if not bool(loss.isfinite()):
         raise InputError(
             f"learning_rate: the loss is {loss.item()} after {step} updates, the training has "
@@ -109,6 +109,13 @@ def _update(model: nn.Module, optimiser: torch.optim.Optimizer, item: object, st
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of one logit for each class, or of a single one for two classes."""
+    if logits.shape[1] > 1:
+        return functional.cross_entropy(logits, labels)
+    return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
 
 
 def _save(

@@ -16,12 +16,13 @@ __all__ = ["Figure", "Panel", "draw", "quality_figure"]
 
 def draw(report: Report) -> dict[str, list[Figure]]:
     """All figures by section of the page; those that a report has no numbers for are left out."""
+    sampled = report["data"], report["kernels"]
     sections: dict[str, list[Figure | None]] = {
         "learning": [training.learning(report), training.travel(report)],
-        "kernel": [kernels.pictures(report), kernels.components(report)],
+        "kernel": [kernels.pictures(report), kernels.components(*sampled)],
         "spectrum": [spectra.eigenvalues(report), spectra.concentration(report)],
         "alignment": [spectra.alignment(report)],
-        "eigenfunctions": [*kernels.eigenfunctions(report)],
+        "eigenfunctions": [*kernels.eigenfunctions(*sampled)],
         "fisher": [fishers.traces(report), fishers.layer_spectra(report)],
         "approximations": [fishers.products(report), fishers.solves(report)],
     }

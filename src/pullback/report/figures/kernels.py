@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,7 +12,13 @@ from matplotlib.figure import Figure as Canvas
 
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
-from pullback.report.numbers import Eigenfunction, KernelNumbers, Report
+from pullback.report.numbers import (
+    DataNumbers,
+    Eigenfunction,
+    KernelNumbers,
+    LeadingFunctions,
+    Report,
+)
 
 NAMED_CLASSES = 20
 
@@ -69,7 +76,7 @@ def _class_ticks(ax: Axes, classes: list[str], labels: np.ndarray, starts: list[
     ax.spines[:].set_visible(False)
 
 
-def components(report: Report) -> Figure:
+def components(data: DataNumbers, kernels: Sequence[LeadingFunctions]) -> Figure:
     """Samples on the first two principal components of the kernel."""
     return Figure(
         "components",
@@ -77,14 +84,14 @@ def components(report: Report) -> Figure:
         "Each point is a sample, placed by the two leading principal components of the kernel; the "
         "name of each class stands at or near its median. Samples that lie together are hard to "
         "tell apart by a small change of the parameters.",
-        tuple(_components(report, kernel) for kernel in report["kernels"]),
+        tuple(_components(data, kernel) for kernel in kernels),
     )
 
 
-def _components(report: Report, kernel: KernelNumbers) -> Panel:
+def _components(data: DataNumbers, kernel: LeadingFunctions) -> Panel:
     points = np.array(kernel["coordinates"])
-    labels = np.array(report["data"]["probe_labels"])
-    classes = report["data"]["classes"]
+    labels = np.array(data["probe_labels"])
+    classes = data["classes"]
     colours = style.class_colours(len(classes))
     first, second = (100 * share for share in kernel["shares"][:2])
     with style.axes((4.8, 3.8)) as (canvas, ax):
@@ -130,7 +137,7 @@ def _name_class(ax: Axes, place: np.ndarray, name: str, colour: str) -> None:
     )
 
 
-def eigenfunctions(report: Report) -> list[Figure]:
+def eigenfunctions(data: DataNumbers, kernels: Sequence[LeadingFunctions]) -> list[Figure]:
     """The leading eigenfunctions at each state: extreme samples, and values by class."""
     return [
         Figure(
@@ -140,16 +147,16 @@ def eigenfunctions(report: Report) -> list[Figure]:
             "leading ones fastest. Each panel shows the samples with the lowest and the highest "
             "values, and below, the value of every sample by class (bars mark class means).",
             tuple(
-                _eigenfunction(report, function, rank)
+                _eigenfunction(data, function, rank)
                 for rank, function in enumerate(kernel["eigenfunctions"], start=1)
             ),
         )
-        for position, kernel in enumerate(report["kernels"])
+        for position, kernel in enumerate(kernels)
     ]
 
 
-def _eigenfunction(report: Report, function: Eigenfunction, rank: int) -> Panel:
-    images = report["data"]["images"]
+def _eigenfunction(data: DataNumbers, function: Eigenfunction, rank: int) -> Panel:
+    images = data["images"]
     with mpl.rc_context(style.SETTINGS):
         canvas = Canvas(figsize=(4.8, 3.9 if images else 3.0), layout="constrained")
         chosen = [*function["lowest"], *function["highest"]]
@@ -158,11 +165,11 @@ def _eigenfunction(report: Report, function: Eigenfunction, rank: int) -> Panel:
             _strip(top, [images[sample] for sample in chosen])
         else:
             ax = canvas.add_subplot()
-        _values_by_class(ax, report, function)
+        _values_by_class(ax, data, function)
         share, explained = 100 * function["share"], 100 * function["explained_by_class"]
         highest = int(np.argmax(function["class_means"]))
         lowest = int(np.argmin(function["class_means"]))
-        classes = report["data"]["classes"]
+        classes = data["classes"]
         alt = (
             f"Eigenfunction {rank}: highest mean in class {classes[highest]}, lowest in class "
             f"{classes[lowest]}; class explains {explained:.0f}% of it."
@@ -191,9 +198,9 @@ def _strip(ax: Axes, images: list[Any]) -> None:
         )  # fmt: skip
 
 
-def _values_by_class(ax: Axes, report: Report, function: Eigenfunction) -> None:
-    labels = np.array(report["data"]["probe_labels"])
-    classes = report["data"]["classes"]
+def _values_by_class(ax: Axes, data: DataNumbers, function: Eigenfunction) -> None:
+    labels = np.array(data["probe_labels"])
+    classes = data["classes"]
     present = sorted(set(labels.tolist()))
     colours = style.class_colours(len(classes))
     values = np.array(function["values"])

@@ -8,7 +8,7 @@ from pullback.report.measure.approximations import (
     approximation_numbers,
 )
 from pullback.report.measure.fishers import fisher_numbers
-from pullback.report.measure.kernels import kernel_numbers, thumbnails
+from pullback.report.measure.kernels import kernel_numbers, leading_functions, thumbnails
 
 __all__ = [
     "DENSE_LIMIT",
@@ -16,5 +16,6 @@ __all__ = [
     "approximation_numbers",
     "fisher_numbers",
     "kernel_numbers",
+    "leading_functions",
     "thumbnails",
 ]

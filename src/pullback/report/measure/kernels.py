@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pullback.kernels.dense import TangentKernel
 from pullback.kernels.tangent import tangent_kernel
 from pullback.probes import undisturbed
-from pullback.report.numbers import Eigenfunction, KernelNumbers, rounded
+from pullback.report.numbers import Eigenfunction, KernelNumbers, LeadingFunctions, rounded
 from pullback.report.samples import Subset
 
 FUNCTIONS = 4
@@ -35,15 +36,38 @@ def kernel_numbers(
     cosines = kernel.normalised().matrix
     same = labels[:, None] == labels[None, :]
     others = ~torch.eye(len(labels), dtype=torch.bool)
-    values, functions = kernel.eigh(k=min(max(FUNCTIONS, 2), len(labels)))
-    functions = oriented(functions)
-    total = float(kernel.trace())
     return KernelNumbers(
-        state=state,
-        step=step,
+        **leading_functions(kernel, labels, classes, state, step),
         cosines=rounded(cosines, 4),
         same_class=_mean(cosines, same & others),
         other_class=_mean(cosines, ~same),
+    )
+
+
+def leading_functions(
+    kernel: TangentKernel,
+    labels: Int[Tensor, " n"],
+    classes: int,
+    state: str,
+    step: int,
+    count: int = FUNCTIONS,
+) -> LeadingFunctions:
+    """The leading eigenfunctions of a centred kernel (n, n), and its two leading components.
+
+    Args:
+        kernel: centred.
+        labels: of the samples, in order of class.
+        classes: how many classes there are.
+        state: what to call the state.
+        step: how many updates the network has had.
+        count: how many eigenfunctions.
+    """
+    values, functions = kernel.eigh(k=min(max(count, 2), len(labels)))
+    functions = oriented(functions)
+    total = float(kernel.trace())
+    return LeadingFunctions(
+        state=state,
+        step=step,
         coordinates=rounded((functions[:2] * values[:2, None].clamp(min=0).sqrt()).T),
         shares=rounded(values / total),
         eigenfunctions=[
