@@ -437,6 +437,63 @@ class TestStepOfANetwork:
         assert differences[0] / differences[1] == pytest.approx(4, rel=0.02)
 
 
+class TestTrainedLinearisation:
+    """A real linearised network, trained by a real optimiser on real digits, is where it should be.
+
+    The linearisation is `f(w0) + J (w - w0)` by forward-mode differentiation, with parameters that
+    the optimiser moves; nothing of it is the library's.
+    """
+
+    SAMPLES, TESTED, STEPS = 40, 20, 300
+
+    @pytest.fixture(params=["perceptron", "convolutions"])
+    def network(self, request: pytest.FixtureRequest) -> nn.Module:
+        torch.manual_seed(5)
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10)]
+        if request.param == "convolutions":
+            layers = [
+                nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+                nn.Linear(64, 10),
+            ]  # fmt: skip
+        return nn.Sequential(*layers).double()
+
+    def linearised(self, network: nn.Module, moved: dict[str, Tensor], x: Tensor) -> Tensor:
+        start = {name: value.detach() for name, value in network.named_parameters()}
+        steps = {name: moved[name] - start[name] for name in start}
+
+        def function(parameters: dict[str, Tensor]) -> Tensor:
+            found: Tensor = torch.func.functional_call(network, parameters, (x,))
+            return found
+
+        value, change = torch.func.jvp(function, (start,), (steps,))
+        return torch.as_tensor(value + change)
+
+    def test_it_is_where_the_closed_form_says_to_1e_8(self, network: nn.Module) -> None:
+        train = pb.data.load("digits", split="train", samples=self.SAMPLES)
+        test = pb.data.load("digits", split="test", samples=self.TESTED)
+        x, new = train.inputs.double(), test.inputs.double()
+        targets = F.one_hot(train.labels, 10).double()
+        kernel = pb.tangent_kernel(network, x)
+        path = gradient_descent(kernel, targets, prior=network(x).detach())
+        moved = {n: p.detach().clone().requires_grad_() for n, p in network.named_parameters()}
+        optimiser = torch.optim.SGD(moved.values(), lr=path.rate)
+        for _ in range(self.STEPS):
+            optimiser.zero_grad()
+            errors = self.linearised(network, moved, x) - targets
+            (errors.square().sum() / (2 * self.SAMPLES)).backward()
+            optimiser.step()
+        with torch.no_grad():
+            here = self.linearised(network, moved, x)
+            there = self.linearised(network, moved, new)
+            start = network(new)
+            gone = sum((moved[n] - p).square().sum() for n, p in network.named_parameters())
+        cross = pb.tangent_kernel(network, new, x)
+        assert (here - network(x)).abs().max() > 0.3  # it has learned something
+        assert (path.at(self.STEPS) - here).abs().max() < 1e-8
+        assert (path.predict(cross, self.STEPS, start) - there).abs().max() < 1e-8
+        assert abs(float(path.squared_norm(self.STEPS)) - float(gone)) < 1e-8
+
+
 class TestBadInput:
     @pytest.mark.parametrize("mean", [True, False], ids=["mean", "sum"])
     def test_a_rate_that_diverges_is_named_with_the_largest_that_does_not(self, mean: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -73,9 +74,9 @@ class Look:
         """As `TangentKernel.alignment` takes it."""
         return CENTRING if self.centred else None
 
-    @property
+    @cached_property
     def shown(self) -> TangentKernel:
-        """The kernel whose spectrum is shown."""
+        """The kernel whose spectrum is shown; its eigenvectors are computed once."""
         return self.kernel.centred(CENTRING) if self.centred else self.kernel
 
 
@@ -164,9 +165,7 @@ def state_numbers(
         step: how many updates the network has had.
         gram: where the kernel is kept, if it is.
     """
-    found = eigenfunctions(
-        seen.kernel, centring=CENTRING if seen.centred else None, tolerance=seen.rounding
-    )
+    found = eigenfunctions(seen.shown, tolerance=seen.rounding)
     return StateNumbers(
         state=state,
         step=step,
