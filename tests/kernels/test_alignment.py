@@ -111,6 +111,14 @@ class TestClasses:
             twin = reference.tangent_kernel(MLP.rows, outputs=label)
             assert_agree(value, self.expected(twin, label, "all"))
 
+    @pytest.mark.parametrize("outputs", ["each", "all"])
+    def test_of_one_output_all_classes_meet_its_kernel(self, outputs: str) -> None:
+        network = pb.Network(MLP.module, outputs=lambda f: f[:, 1:2])
+        kernel = pb.tangent_kernel(network, MLP.inputs, outputs=outputs)
+        twin = reference.tangent_kernel(MLP.rows, outputs=1)
+        for label, value in class_alignment(kernel, LABELS).items():
+            assert_agree(value, self.expected(twin, label, "all"))
+
     def test_a_class_without_samples_is_left_out(self) -> None:
         kernel = pb.tangent_kernel(MLP.module, MLP.inputs, outputs="each")
         assert list(class_alignment(kernel, torch.tensor([0, 2, 2, 0, 0, 2, 2]))) == [0, 2]

@@ -14,18 +14,28 @@ from torch import Tensor, nn
 
 from pullback import InputError
 from pullback.probes import (
+    ClassAlignment,
     EffectiveRank,
+    EigenfunctionLocalisation,
+    GroupAlignment,
     KernelDrift,
+    KernelPrediction,
     KernelRotation,
     KernelSample,
     LabelAlignment,
     LabelConcentration,
+    LabelNorm,
+    LearningTimes,
     Loss,
     Moment,
+    NumericalRank,
     ParameterDistance,
     Record,
     Recorder,
+    SpectralBias,
     Spectrum,
+    SubspaceOverlap,
+    TargetAlignment,
     TraceRatios,
     log_spaced,
 )
@@ -70,6 +80,7 @@ def network() -> nn.Module:
 
 def all_probes(model: nn.Module) -> list[Any]:
     sample = KernelSample(INPUTS[:6], LABELS[:6])
+    groups = {"easy": torch.arange(3), "difficult": torch.arange(3, 6)}
     return [
         Loss({"train": (INPUTS, LABELS)}),
         ParameterDistance(model),
@@ -80,6 +91,16 @@ def all_probes(model: nn.Module) -> list[Any]:
         KernelDrift(sample, model),
         LabelConcentration(sample, (1, 3)),
         KernelRotation(sample, model, k=3),
+        NumericalRank(sample),
+        ClassAlignment(sample),
+        GroupAlignment(sample, groups, ("easy", "difficult")),
+        TargetAlignment(sample, {"several": torch.eye(18).view(18, 6, 3)}, "trace"),
+        LabelNorm(sample),
+        SubspaceOverlap(sample, model, (3,)),
+        EigenfunctionLocalisation(INPUTS[:6], INPUTS[6:9]),
+        KernelPrediction(sample, (INPUTS[6:], LABELS[6:])),
+        LearningTimes(sample),
+        SpectralBias(sample),
         Drawing(),
     ]
 

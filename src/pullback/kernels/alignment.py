@@ -52,7 +52,7 @@ def class_alignment(
     """The kernel alignment with each class against the rest, in [0, 1].
 
     A class is a function that is 1 on its samples and -1 on others. Where the kernel has one for
-    each output, the class meets that of its own output.
+    each of several outputs, the class meets that of its own output.
 
     Args:
         kernel: of one data set with itself.
@@ -84,6 +84,8 @@ def class_alignment(
     if len(present) < 2:
         raise InputError(f"labels: all are {present[0]}; give samples of two classes at least")
     largest = len(kernel.matrix) if kernel.matrix.ndim == 3 else kernel.matrix.shape[-1]
+    if largest == 1:
+        kernel = _of_output(kernel, 0)
     if kernel.matrix.ndim > 2 and not 0 <= present[0] <= present[-1] < largest:
         raise InputError(f"labels: {present[0]} to {present[-1]}, for {largest} outputs")
     sign = labels.to(kernel.matrix.device)
@@ -136,7 +138,7 @@ def _group_alignment(
     kernel: TangentKernel, labels: Tensor, members: Tensor, centring: str | None, name: str
 ) -> float:
     _check_labels(kernel, labels)
-    chosen = _members(name, members, len(labels)).to(kernel.matrix.device)
+    chosen = members_of(name, members, len(labels)).to(kernel.matrix.device)
     own = labels[chosen.to(labels.device)]
     return _aligned(_restricted(kernel, chosen), own, centring, name)
 
@@ -175,8 +177,8 @@ def hierarchy_ratio(
         >>> hierarchy_ratio(kernel, y, torch.tensor([0, 1]), torch.tensor([2, 3]), centring=None)
         1.4142...
     """
-    sizes = [len(_members("easy", easy, len(labels)))]
-    sizes += [len(_members("difficult", difficult, len(labels)))]
+    sizes = [len(members_of("easy", easy, len(labels)))]
+    sizes += [len(members_of("difficult", difficult, len(labels)))]
     if sizes[0] != sizes[1]:
         raise InputError(
             f"easy, difficult: {sizes[0]} and {sizes[1]} samples; give groups of equal size, since "
@@ -213,8 +215,17 @@ def _restricted(kernel: TangentKernel, samples: Int[Tensor, " s"]) -> TangentKer
     return replace(kernel, matrix=matrix, layers={})
 
 
-def _members(name: str, members: Tensor, samples: int) -> Int[Tensor, " s"]:
-    """The numbers of a group's samples."""
+def members_of(name: str, members: Tensor, samples: int) -> Int[Tensor, " s"]:
+    """The numbers of a group's samples.
+
+    Args:
+        name: what the group is called in errors.
+        members: numbers of samples, or a mask (n,).
+        samples: how many there are, n.
+
+    Raises:
+        InputError: there is no such group.
+    """
     if members.dtype == torch.bool:
         if members.shape != (samples,):
             raise InputError(
@@ -249,12 +260,12 @@ def _aligned(
     if isinstance(targets, Tensor) and not all_finite(targets):
         raise InputError(f"{name}: some labels are NaN or infinite")
     theirs = targets if isinstance(targets, TangentKernel) else kernel._of_labels(targets)
-    if _vanishes(theirs, centring):
+    if vanishes(theirs, centring):
         raise InputError(f"{name}: all labels are the same; give samples of two classes at least")
-    return 0.0 if _vanishes(kernel, centring) else kernel.alignment(theirs, centring)
+    return 0.0 if vanishes(kernel, centring) else kernel.alignment(theirs, centring)
 
 
-def _vanishes(kernel: TangentKernel, centring: str | None) -> bool:
+def vanishes(kernel: TangentKernel, centring: str | None) -> bool:
     """Whether centring leaves no more of a kernel than rounding."""
     left = kernel if centring is None else kernel.centred(centring)
     return left.norm() <= 100 * torch.finfo(kernel.matrix.dtype).eps * kernel.norm()

@@ -63,7 +63,10 @@ class Probe(Protocol):
     name: str
 
     def measure(self, moment: Moment) -> Mapping[str, Any]:
-        """The quantity at this moment: numbers, text, lists and dictionaries of them (JSON)."""
+        """The quantity at this moment: numbers, text, lists and dictionaries of them (JSON).
+
+        Numbers are finite; None stands where there is none.
+        """
         ...
 
 
