@@ -1,13 +1,23 @@
 """Does a network learn features? Its tangent kernel turns towards the task, and predicts better.
 
-A LeNet learns to tell the classes 0 to 4 of a data set from 5 to 9. At several moments its tangent
-kernel on the training images is measured: how much of the labels lies in its 50 leading
-eigenfunctions, how well it is aligned with them, its effective rank, and how well ridge regression
-with this fixed kernel, on half of the labels, classifies test images.
+A LeNet learns to tell the classes 0 to 4 of a data set from 5 to 9, or one class from another. At
+several moments its tangent kernel on the training images is measured: how much of the labels lies
+in its 50 leading eigenfunctions, how well it is aligned with them, its effective rank, and how well
+ridge regression with this fixed kernel, on half of the labels, classifies test images.
 
-RESULTS
+What shows, before and after training, with seed 0 (the effective rank also at its lowest between):
 
-    python examples/feature_learning.py --data cifar10 --out results
+                       digits           MNIST             CIFAR-10          planes and cars
+    labels in 50       0.84    0.96     0.75     0.93     0.27      0.89    0.69      0.92
+    alignment          0.09    0.48     0.08     0.49     0.008     0.29    0.09      0.59
+    kernel accuracy    89 %    98 %     89 %     96 %     58 %      63 %    84 %      90 %
+    effective rank     25 23 30         93 30 67          139 31 611        120 13 251
+
+Labels, alignment and accuracy rise everywhere. The effective rank falls, by up to ten times, while
+the network begins to learn, and rises again while it fits what single images have of their own: far
+above its start where it memorises (CIFAR-10: all training images right, 65 % of the test images).
+
+    python examples/feature_learning.py --data cifar10 --classes 0 1 --out results
 
 Source: Ortiz-Jimenez et al. 2021, section 4.2, table 1 and appendix A (network and training);
 George 2023, chapter 6.
@@ -46,10 +56,14 @@ def network(shape: tuple[int, ...]) -> nn.Module:
     )  # fmt: skip
 
 
-def images(data: str, split: str, samples: int) -> tuple[Tensor, Tensor]:
-    """Images, and whether the class of each is below 5: 1 or -1."""
-    found = pb.data.load(data, split=split, samples=samples)
-    return found.inputs, torch.where(found.labels < 5, 1.0, -1.0)
+def images(
+    data: str, split: str, samples: int, pair: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """Images of two classes, or of all, and which half each belongs to: 1 or -1."""
+    found = pb.data.load(data, split=split, samples=samples if pair is None else None)
+    first = found.labels < 5 if pair is None else found.labels == pair[0]
+    kept = first | (pair is None) | (found.labels == (pair or (0, 0))[1])
+    return found.inputs[kept][:samples], torch.where(first[kept], 1.0, -1.0)[:samples]
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> float:
@@ -77,10 +91,11 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, new: Tensor, wanted: Tensor)
 NAMES = ("concentration", "alignment", "effective rank", "kernel accuracy", "network accuracy")
 
 
-def run(data: str) -> tuple[list[int], dict[str, list[float]]]:
+def run(data: str, pair: tuple[int, int] | None = None) -> tuple[list[int], dict[str, list[float]]]:
     """The moments, and what is measured at each of them, by its name."""
     samples, tested, epochs = SIZES[data]
-    (x, y), (new, wanted) = images(data, "train", samples), images(data, "test", tested)
+    x, y = images(data, "train", samples, pair)
+    new, wanted = images(data, "test", tested, pair)
     axes = (0, 2, 3)
     mean, deviation = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)
     x, new = (x - mean) / deviation, (new - mean) / deviation
@@ -93,7 +108,7 @@ def run(data: str) -> tuple[list[int], dict[str, list[float]]]:
     for epoch in range(epochs + 1):
         if epoch in moments:
             rows.append(measure(model, x, y, new, wanted))
-        for some in torch.randperm(samples, generator=generator).split(BATCH):
+        for some in torch.randperm(len(x), generator=generator).split(BATCH):
             optimiser.zero_grad()
             nn.functional.soft_margin_loss(model(x[some])[:, 0], y[some]).backward()
             optimiser.step()
@@ -117,9 +132,10 @@ def draw(moments: list[int], found: dict[str, list[float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The tangent kernel while a network learns.")
     parser.add_argument("--data", choices=SIZES, default="digits")
+    parser.add_argument("--classes", type=int, nargs=2, help="two of the classes instead of all")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for figure and numbers")
     given = parser.parse_args()
-    moments, found = run(given.data)
+    moments, found = run(given.data, tuple(given.classes) if given.classes else None)
     print(f"{'epoch':<6}" + "".join(f"{name:>18}" for name in NAMES))
     for place, epoch in enumerate(moments):
         print(f"{epoch:<6}" + "".join(f"{found[name][place]:>18.3f}" for name in NAMES))
