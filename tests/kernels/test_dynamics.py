@@ -425,7 +425,7 @@ class TestStepModes:
 class TestStepOfANetwork:
     @pytest.mark.parametrize("where", ["train", "new"])
     def test_a_small_step_is_the_sum_of_the_modes_to_second_order(self, where: str) -> None:
-        """Cross-entropy, a mean: at half the rate, a quarter of the difference."""
+        """003 6.2.1, 002 4.1, for a mean of cross-entropies: half the rate, a quarter as far."""
         labels = torch.tensor([0, 2, 1, 1, 2, 0, 0, 1])
         outputs = ALL.module(ALL.x)
         by_function = torch.autograd.grad(F.cross_entropy(outputs, labels), outputs)[0]

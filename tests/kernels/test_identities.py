@@ -66,7 +66,7 @@ class Reparametrised(nn.Module):
         w = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
         self.w = nn.Parameter(a.T @ w)
         self.register_buffer("inverse", torch.linalg.inv(a).T)
-        self.held = [module]
+        self.held = [module]  # in a list, because its parameters are not those of this one
 
     def forward(self, x: Tensor) -> Tensor:
         own, start, parameters = self.inverse @ self.w, 0, {}
@@ -437,7 +437,10 @@ class TestDocument002:
         assert_agree(squares, numbers([kernel.trace()] * 256))
 
     def test_b_7_the_interpolator_of_least_norm(self) -> None:
-        """B.63: `w* = Phi^T K^-1 y = sum_j (u_j y / sqrt(lambda_j)) v_j`, which interpolates."""
+        """B.63: `w* = Phi^T K^-1 y = sum_j (u_j y / sqrt(lambda_j)) v_j`, which interpolates.
+
+        Of white noise in y it has the covariance `sum_j v_j v_j^T / lambda_j`.
+        """
         model, x, _ = scalar()
         jacobian, y = pb.jacobian(model, x), drawn(8, seed=1)
         kernel = pb.tangent_kernel(model, x, outputs=0)
@@ -447,10 +450,14 @@ class TestDocument002:
         vectors = jacobian.pull(pairs.functions.unsqueeze(2)) / pairs.values.sqrt().unsqueeze(1)
         parts = (pairs.functions @ y) / pairs.values.sqrt()
         assert_agree(shortest.flat, parts @ vectors.flat)
+        of_each = kernel_regression(kernel, torch.eye(8, dtype=torch.float64)).coefficients
+        maps = jacobian.pull(of_each.T.unsqueeze(2)).flat
+        noise = vectors.flat.T / pairs.values @ vectors.flat
+        assert_agree(maps.T @ maps, noise)
 
     def test_b_7_the_best_rescaling_of_features_for_an_interpolator(self) -> None:
         """At `nu_j = kappa lambda_j / |u_j y|` (B.64) the bound is `sum_j |u_j y|`, and no less."""
-        y, least = drawn(8, seed=1), None
+        y = drawn(8, seed=1)
         functions, values, vectors = parts_of_scalar()
         overlaps = (functions @ y).abs()
 
@@ -469,10 +476,10 @@ class TestDocument002:
             assert bound(nu) > least
 
     def test_b_8_the_best_rescaling_of_features_for_a_step(self) -> None:
-        """`nu_j = kappa / |u_j grad|`; there the bound is the sum of the modes' steps (003, 6.4.2).
+        """At `nu_j = kappa / |u_j grad|` (16) the bound is the sum of the modes' steps.
 
-        The step in the rescaled features moves no mode further than that (16), its eigenvalues are
-        the old ones times `|u_j grad|` (17), and the function is what it was.
+        Eigenvalues are multiplied by `|u_j grad|` (17), and the function is what it was. Also
+        003, 6.4.2 and 6.4.10.
         """
         gradient, rate = drawn(8, seed=3), 0.1
         functions, values, vectors = parts_of_scalar()
@@ -481,16 +488,16 @@ class TestDocument002:
         modes = step_modes(kernel_of(features), gradient, rate)
         eye = torch.eye(features.shape[1], dtype=torch.float64)
 
-        def rescaled(nu: Tensor) -> tuple[float, TangentKernel, Tensor]:
+        def rescaled(nu: Tensor) -> tuple[float, TangentKernel]:
             a = vectors.T * nu.sqrt() @ vectors + eye - vectors.T @ vectors
             new = features @ torch.linalg.inv(a).T
             kernel = kernel_of(new)
-            assert_agree(new @ (a.T @ moved), features @ moved, 1e-9)
-            return float((a.T @ moved).norm()) * math.sqrt(kernel.trace()), kernel, new
+            assert_agree(new @ (a.T @ moved), modes.change)
+            return float((a.T @ moved).norm()) * math.sqrt(kernel.trace()), kernel
 
         best = 1 / (functions @ gradient).abs()
         for kappa in (1.0, 5.0):
-            least, kernel, _ = rescaled(kappa * best)
+            least, kernel = rescaled(kappa * best)
             assert_agree(least, modes.amounts.abs().sum())
             expected = (values / best / kappa).sort(descending=True).values
             assert_agree(kernel.eigvalsh(), expected)
@@ -614,7 +621,7 @@ class TestDocument003:
         assert_agree(kernel.trace(), torch.linalg.solve(a, rows.T).square().sum())  # ERR-21
 
     def test_6_4_1_the_complexity_of_a_flow_is_below_the_sum_of_its_steps(self) -> None:
-        """Five metrics and lengths: the exact value by all signs, and equal to its supremum."""
+        """Five metrics and lengths; each sign's supremum is attained by a step of that length."""
         _, _, rows = scalar()
         exact = bound = 0.0
         for seed in range(5):
@@ -672,7 +679,7 @@ def in_the_plane(*lines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slopes_of_biases(activation: type[nn.Module], w: Tensor) -> Tensor:
-    """004, 3.9: `c_i`, the part of the expected change of unit i's slope that lies along w_i."""
+    """004, 3.9: `c_i`, where a hidden bias has the mean `E[(u x) df/db_i] = a_i c_i (w_i u)`."""
     lengths = w.square().sum(1)
     if activation is nn.ReLU:
         return 1 / (2 * math.pi * lengths).sqrt()
@@ -837,7 +844,7 @@ class TestDocument004:
         assert_agree(gradient_flow(kernel, y, prior).squared_norm(math.inf), expected)
 
     def test_3_11_training_a_linear_model_leaves_its_kernel_as_it_was(self) -> None:
-        """C10: concentration of the labels, rotation and drift, after real steps."""
+        """C10: concentration of the labels, rotation and drift are those of the start."""
         frozen = built(nn.Linear(4, 9), nn.Tanh()).requires_grad_(False)
         head = built(nn.Linear(9, 3))
         model, x = nn.Sequential(frozen, head), drawn(8, 4, seed=1)
