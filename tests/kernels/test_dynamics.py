@@ -81,6 +81,7 @@ class TestDescent:
     def test_it_is_where_explicit_steps_lead_003_b_1_4(
         self, setup: Setup, mean: bool, share: float, steps: int
     ) -> None:
+        """On the samples and off them; also 000 T21 (a sum), 004 section 5 (a mean), 002 B.4."""
         moved = descended(setup, share * largest_stable(setup, mean), mean, steps)
         path = descent(setup, share, mean)
         assert_agree(path.at(steps), on_train(setup, moved))
@@ -90,6 +91,7 @@ class TestDescent:
     def test_the_squared_norm_is_the_distance_gone(
         self, setup: Setup, mean: bool, steps: int
     ) -> None:
+        """004 section 5."""
         moved = descended(setup, 0.95 * largest_stable(setup, mean), mean, steps)
         found = descent(setup, 0.95, mean).squared_norm(steps)
         assert found.shape == (() if moved.shape[1] == 1 else moved.shape[1:])
@@ -104,6 +106,7 @@ class TestDescent:
     def test_each_mode_keeps_the_same_share_of_its_error_in_each_step_003_b_1_6(
         self, setup: Setup, mean: bool
     ) -> None:
+        """By `1 - rate s lambda_j`; also 002 B.5 and lemma 003 B.1.5."""
         path = descent(setup, 0.95, mean)
         values, functions = torch.linalg.eigh(setup.features @ setup.features.T)
         factors = 1 - path.rate * scale_of(mean) * values.flip(0)
@@ -172,6 +175,7 @@ class TestLimit:
     def test_it_is_at_the_nearest_parameters_that_fit_000_t21(
         self, setup: Setup, make: Callable[[Setup], Trajectory]
     ) -> None:
+        """Also 002 B.4 and 004 section 5: the distance gone."""
         moved = torch.linalg.lstsq(setup.features, setup.wanted, driver="gelsd").solution
         path = make(setup)
         found = path.predict(setup.cross, math.inf, setup.new_prior)
@@ -180,6 +184,7 @@ class TestLimit:
         assert_agree(path.at(math.inf), setup.targets)
 
     def test_it_is_kernel_regression_without_a_ridge(self, setup: Setup) -> None:
+        """000 T21: `f0(x) + k(x, X) K^-1 (y - f0(X))`."""
         fit = kernel_regression(setup.kernel, setup.targets, prior=setup.prior)
         expected = fit.predict(setup.cross, setup.new_prior)
         assert_agree(flow(setup).predict(setup.cross, math.inf, setup.new_prior), expected)
@@ -374,6 +379,7 @@ def stepped(setup: Setup) -> tuple[Tensor, StepModes]:
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
 class TestStepModes:
     def test_they_add_up_to_the_kernel_times_the_gradient_003_b_1_3(self, setup: Setup) -> None:
+        """Also 002 B.3."""
         gradient, step = stepped(setup)
         columns = gradient.reshape(len(setup.features), -1)
         expected = -0.2 * setup.features @ (setup.features.T @ columns)
@@ -383,6 +389,7 @@ class TestStepModes:
         assert_agree(summed, expected)
 
     def test_off_the_samples_they_add_up_likewise(self, setup: Setup) -> None:
+        """003 B.1.2, 002 B.2: `-eta k(x, X) grad`."""
         gradient, step = stepped(setup)
         columns = gradient.reshape(len(setup.features), -1)
         expected = -0.2 * setup.new_features @ (setup.features.T @ columns)
@@ -418,7 +425,7 @@ class TestStepModes:
 class TestStepOfANetwork:
     @pytest.mark.parametrize("where", ["train", "new"])
     def test_a_small_step_is_the_sum_of_the_modes_to_second_order(self, where: str) -> None:
-        """Cross-entropy, a mean: at half the rate, a quarter of the difference."""
+        """003 6.2.1, 002 4.1, for a mean of cross-entropies: half the rate, a quarter as far."""
         labels = torch.tensor([0, 2, 1, 1, 2, 0, 0, 1])
         outputs = ALL.module(ALL.x)
         by_function = torch.autograd.grad(F.cross_entropy(outputs, labels), outputs)[0]

@@ -51,6 +51,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("choice", CHOICES)
 class TestAlgebra:
     def test_products(self, kind: str, choice: str, tmp_path: Path) -> None:
+        """003 F30: by products alone, on disk and in memory, as the dense matrix."""
         kernel = held(kind, tmp_path, data_of(MLP), None, CHOICES[choice])
         matrix = expected_of(CHOICES[choice], MLP.rows)
         generator = torch.Generator().manual_seed(0)
@@ -70,6 +71,7 @@ class TestAlgebra:
         assert not kernel.symmetric
 
     def test_spectrum(self, kind: str, choice: str, tmp_path: Path) -> None:
+        """004 3.5 and section 5: Lanczos against the dense decomposition."""
         kernel = held(kind, tmp_path, data_of(MLP), None, CHOICES[choice])
         matrix = expected_of(CHOICES[choice], MLP.rows)
         size = matrix.shape[: matrix.ndim // 2].numel()
@@ -115,6 +117,7 @@ def test_the_norm_of_products_has_an_honest_error(samples: int) -> None:
 class TestMethods:
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_all_outputs(self, case: Case, method: str) -> None:
+        """003 F28, 002 section 5.3: three independent computations agree."""
         kernel = pb.tangent_kernel(network_of(case), data_of(case), method=method)
         assert_agree(kernel.matrix, reference.tangent_kernel(case.rows))
 

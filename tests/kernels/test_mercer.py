@@ -86,16 +86,19 @@ class TestEigenpairs:
         assert_agree(found(outputs, centring).values, expected)
 
     def test_functions_are_eigenvectors(self, outputs: object, centring: str | None) -> None:
+        """004 3.5, 003 B.1.1."""
         pairs = found(outputs, centring)
         rows = pairs.functions.flatten(1)
         residual = rows @ twin(outputs, centring) - pairs.values[:, None] * rows
         assert float(residual.abs().max()) <= EXACT * float(pairs.values[0])
 
     def test_functions_are_orthonormal(self, outputs: object, centring: str | None) -> None:
+        """003 B.1.1, 002 B.1."""
         rows = found(outputs, centring).functions.flatten(1)
         assert_agree(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64))
 
     def test_values_add_up_to_the_trace(self, outputs: object, centring: str | None) -> None:
+        """004 3.5."""
         assert_agree(found(outputs, centring).values.sum(), twin(outputs, centring).trace())
 
     def test_of_mercer_have_unit_mean_square(self, outputs: object, centring: str | None) -> None:
@@ -105,6 +108,7 @@ class TestEigenpairs:
         assert_agree(squares.mean(1), torch.ones(len(squares), dtype=torch.float64))
 
     def test_of_mercer_make_up_the_kernel(self, outputs: object, centring: str | None) -> None:
+        """003 B.1.1, corrected (ERR-16): `k = sum_j lambda_j u_j u_j`."""
         pairs = found(outputs, centring)
         rows = pairs.mercer_functions.flatten(1)
         assert_agree(rows.T * pairs.mercer_values @ rows, twin(outputs, centring))
@@ -185,6 +189,7 @@ class TestExtension:
     def test_on_the_samples_it_is_what_is_stored(
         self, outputs: object, centring: str | None
     ) -> None:
+        """004 3.5, 002 3.C.12."""
         pairs = found(outputs, centring, 5)
         again = pairs.extend(cross_of(outputs, MLP.inputs))
         assert_agree(again.functions, pairs.functions)
@@ -239,6 +244,7 @@ class TestNystrom:
         assert_agree(all_of_them.values, torch.from_numpy(kappa * 12 / 8))
 
     def test_all_of_the_samples_give_the_eigenpairs(self) -> None:
+        """004 section 5: exact for r = m."""
         pairs = eigenfunctions(pb.tangent_kernel(MLP.module, self.x, outputs=1), 5)
         again = pairs.extend(pb.tangent_kernel(MLP.module, self.x, self.x, outputs=1))
         kappa = np.linalg.eigvalsh(self.matrix(self.x, self.x))[::-1][:5]

@@ -217,6 +217,7 @@ class TestAgainstFeatures:
     def test_without_a_ridge_the_squared_norm_is_that_of_the_inverse_kernel(
         self, setup: Setup
     ) -> None:
+        """000 T20, 004 section 5: `(y - f0) K^-1 (y - f0)`."""
         inverse = torch.linalg.inv(setup.features @ setup.features.T)
         expected = torch.einsum("rk,rs,sk->k", setup.wanted, inverse, setup.wanted)
         assert_agree(setup.fit().squared_norm().reshape(-1), expected)
@@ -581,8 +582,32 @@ class TestBadInput:
         x[5] = x[2]
         kernel = pb.tangent_kernel(setup.module, x, outputs=setup.outputs)
         kernel = replace(kernel, matrix=kernel.matrix.to(dtype))
-        with pytest.raises(pb.InputError, match="ridge: 0.* sample [25] is determined"):
+        with pytest.raises(
+            pb.InputError, match=r"ridge: 0.* [25] is determined.*duplicate.*be enough"
+        ):
             kernel_regression(kernel, setup.targets)
+
+    @pytest.mark.parametrize("representation", ["dense", "implicit"])
+    def test_a_duplicate_with_another_target_has_no_solution_by_products_either(
+        self, representation: str
+    ) -> None:
+        x = SUM.x.clone()
+        x[5] = x[2]
+        kernel = pb.tangent_kernel(SUM.module, x, outputs="sum", representation=representation)
+        with pytest.raises(
+            pb.InputError, match=r"ridge: 0.*singular \(a duplicate.*raise the ridge"
+        ):
+            kernel_regression(kernel, SUM.targets, solver="cg")
+
+    def test_leaving_out_one_of_two_that_are_the_same_needs_a_ridge(self) -> None:
+        """A fit by conjugate gradients exists, if both have the same target."""
+        x, targets = SUM.x.clone(), SUM.targets.clone()
+        x[5], targets[5] = x[2], targets[2]
+        fit = kernel_regression(
+            pb.tangent_kernel(SUM.module, x, outputs="sum"), targets, solver="cg"
+        )
+        with pytest.raises(pb.InputError, match=r"ridge: 0.*sample [25] .*duplicate.*be enough"):
+            fit.leave_one_out()
 
     def test_more_numbers_than_parameters_without_a_ridge(self) -> None:
         features = drawn(30, 7)

@@ -44,12 +44,14 @@ class TestEffectiveRank:
     @given(values=VALUES)
     @settings(max_examples=30, deadline=None)
     def test_it_is_between_one_and_the_number_of_eigenvalues(self, values: list[float]) -> None:
+        """003 part 5, 002 section 5.3."""
         rank = pb.effective_rank(torch.tensor(values, dtype=torch.float64))
         assert 1 - 1e-9 <= rank <= len(values) + 1e-9
 
     @given(values=VALUES, scale=st.floats(1e-6, 1e6))
     @settings(max_examples=30, deadline=None)
     def test_a_scale_does_not_change_it(self, values: list[float], scale: float) -> None:
+        """003 part 5, 002 section 5.3."""
         spectrum = torch.tensor(values, dtype=torch.float64)
         assert pb.effective_rank(scale * spectrum) == pytest.approx(pb.effective_rank(spectrum))
 
@@ -88,6 +90,7 @@ class TestTraceRatios:
     @given(values=VALUES)
     @settings(max_examples=30, deadline=None)
     def test_they_rise_to_one(self, values: list[float]) -> None:
+        """002 section 5.3."""
         spectrum = torch.tensor(values, dtype=torch.float64)
         ratios = list(pb.trace_ratios(spectrum, list(range(1, len(values) + 1))))
         assert ratios == sorted(ratios) and ratios[-1] == pytest.approx(1.0)
@@ -125,6 +128,7 @@ class TestAlignment:
     @given(seed=st.integers(0, 10**6), scale=st.floats(1e-6, 1e6))
     @settings(max_examples=20, deadline=None)
     def test_a_scale_does_not_change_it(self, seed: int, scale: float) -> None:
+        """003 part 5, 002 section 5.3."""
         one, other = kernel(seed), kernel(seed + 1)
         scaled = pb.alignment(scale * one, other, centring="all")
         assert scaled == pytest.approx(pb.alignment(one, other, centring="all"))
@@ -132,6 +136,7 @@ class TestAlignment:
     @given(seed=st.integers(0, 10**6))
     @settings(max_examples=20, deadline=None)
     def test_a_rotation_of_the_features_does_not_change_it(self, seed: int) -> None:
+        """003 part 5."""
         generator = torch.Generator().manual_seed(seed)
         features = torch.randn(6, 4, dtype=torch.float64, generator=generator)
         rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator))[0]
@@ -158,6 +163,7 @@ class TestAlignment:
     @given(seed=st.integers(0, 10**6))
     @settings(max_examples=20, deadline=None)
     def test_it_is_between_zero_and_one(self, seed: int) -> None:
+        """003 part 5, 002 section 5.3."""
         value = pb.alignment(kernel(seed), kernel(seed + 1), centring="all")
         assert 0.0 <= value <= 1.0 + 1e-12
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -168,6 +171,49 @@ class TestResumed:
         store(tmp_path / "whole")
         assert contents(folder) == contents(tmp_path / "whole")
 
+    @pytest.mark.parametrize("settled", range(6))
+    def test_a_write_fails(
+        self, settled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a tile, or of what says that it is done: no tile counts that is not on disk."""
+        folder, settle, calls = tmp_path / "kernel", stored._settle, []
+
+        def failing(file: BinaryIO) -> None:
+            calls.append(Path(file.name).name)
+            if len(calls) > settled:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            settle(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stored, "_settle", failing)
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                store(folder)
+        assert calls == (["tiles.bin", "done.bin"] * 3)[: settled + 1]
+        with pytest.raises(pb.InputError, match=r"store: .* tiles; call tangent_kernel again"):
+            StoredKernel(folder)
+        store(folder)
+        store(tmp_path / "whole")
+        assert contents(folder) == contents(tmp_path / "whole")
+
+    def test_it_was_interrupted_before_its_files_were_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "kernel"
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stored.os, "replace", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store(folder)
+        with pytest.raises(pb.InputError, match="store: no kernel"):
+            StoredKernel(folder)
+        store(folder)
+        store(tmp_path / "whole")
+        assert contents(folder) == contents(tmp_path / "whole")
+        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
     @staticmethod
     def some_done(folder: Path) -> bool:
         done = folder / "done.bin"
@@ -246,6 +292,24 @@ class TestRefused:
         with pytest.raises(pb.InputError, match=r"store: .* needs .* GB"):
             store(tmp_path / "kernel")
         assert not list((tmp_path / "kernel").iterdir())
+
+    def test_a_kernel_larger_than_any_disk_is_refused_before_the_work(self, tmp_path: Path) -> None:
+        """Of five million function values: 50 TB, which the message says, and nothing is made."""
+        with pytest.raises(pb.InputError, match=r"needs 50,\d+\.\d GB .* are free; take fewer"):
+            pb.tangent_kernel(nn.Linear(1, 100), torch.zeros(50_000, 1), store=tmp_path / "kernel")
+        assert not list((tmp_path / "kernel").iterdir())
+
+    def test_a_kernel_beyond_a_limit_on_files(self, tmp_path: Path) -> None:
+        """That of the process, as a quota would be: the disk itself has room."""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))
+        try:
+            with pytest.raises(pb.InputError, match=r"store: .* needs .* GB .* too large; take"):
+                store(tmp_path / "kernel")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert not list((tmp_path / "kernel").iterdir())
+        assert store(tmp_path / "kernel").layout.bytes > 5000
 
     def test_a_folder_without_a_kernel(self, tmp_path: Path) -> None:
         with pytest.raises(pb.InputError, match="store: no kernel"):

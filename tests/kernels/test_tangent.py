@@ -40,6 +40,7 @@ def two_sets(case: Case) -> tuple[object, object]:
 class TestOnTheGrid:
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_all_outputs(self, case: Case) -> None:
+        """000 T16, 003 F27: `K = J J^T`, with J written out."""
         assert_agree(kernel_of(case).matrix, reference.tangent_kernel(case.rows))
 
     @pytest.mark.parametrize("case", SEVERAL, ids=str)
@@ -54,6 +55,7 @@ class TestOnTheGrid:
 
     @pytest.mark.parametrize("case", SEVERAL[1::2], ids=str)
     def test_difference_of_two_outputs(self, case: Case) -> None:
+        """003 F32."""
         expected = reference.tangent_kernel(case.rows, outputs=(1, 0))
         assert_agree(kernel_of(case, (1, 0)).matrix, expected)
 
@@ -64,12 +66,14 @@ class TestOnTheGrid:
 
     @pytest.mark.parametrize("case", [case for case in CASES if case.n > 2], ids=str)
     def test_two_sets(self, case: Case) -> None:
+        """000 T16, 003 F27: `J(x) J(x')^T`."""
         kernel = pb.tangent_kernel(network_of(case), *two_sets(case))
         expected = reference.tangent_kernel(case.rows[:2], case.rows[2:])
         assert_agree(kernel.matrix, expected)
 
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_kernels_of_the_layers(self, case: Case) -> None:
+        """003 F29, 002 3.C.7."""
         layers = kernel_of(case, by_layer=True).layers
         slices = reference.flat_slices(case.module)
         expected: dict[str, Tensor] = {}
@@ -88,15 +92,18 @@ class TestOnTheGrid:
 
     @pytest.mark.parametrize("case", CASES[::2], ids=str)
     def test_it_is_the_sum_over_its_layers(self, case: Case) -> None:
+        """003 part 5, 002 section 5.3: `K = sum_l K_l`."""
         kernel = kernel_of(case, by_layer=True)
         assert_agree(sum(layer.matrix for layer in kernel.layers.values()), kernel.matrix)
 
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_the_least_memory_gives_the_same(self, case: Case) -> None:
+        """000 T16, 004 3.4: blocks of any size."""
         assert_agree(kernel_of(case, memory=1).matrix, reference.tangent_kernel(case.rows))
 
     @pytest.mark.parametrize("case", [case for case in CASES if case.n > 1], ids=str)
     def test_batches_give_the_same(self, case: Case) -> None:
+        """000 T16: batched as unbatched."""
         kernel = pb.tangent_kernel(network_of(case), batches_of(case, [1, case.n - 1]))
         assert_agree(kernel.matrix, reference.tangent_kernel(case.rows))
 
@@ -129,6 +136,7 @@ class TestModes:
         assert_agree(kernel_of(case, outputs).matrix, expected)
 
     def test_kernels_of_the_layers_add_up(self, outputs: object) -> None:
+        """003 F29, 002 section 5.3."""
         kernel = mlp_kernel(outputs)
         assert_agree(sum(layer.matrix for layer in kernel.layers.values()), kernel.matrix)
 
@@ -159,6 +167,7 @@ class TestManySamples:
         assert_agree(kernel.matrix, reference.tangent_kernel(self.rows))
 
     def test_it_is_exactly_symmetric(self) -> None:
+        """000 T16."""
         flat = pb.tangent_kernel(self.module, self.x).flat
         assert torch.equal(flat, flat.T)
 
@@ -202,6 +211,7 @@ class TestSpectrum:
         assert_agree(functions @ functions.T, torch.eye(len(functions), dtype=torch.float64))
 
     def test_eigenfunctions_and_values_make_up_the_kernel(self, outputs: object) -> None:
+        """003 B.1.1, 002 B.1."""
         values, functions = mlp_kernel(outputs).eigh()
         columns = functions.flatten(1).T
         assert_agree(columns @ torch.diag(values) @ columns.T, self.dense(outputs))
@@ -215,18 +225,22 @@ class TestSpectrum:
         assert_agree(values, mlp_kernel(outputs).eigvalsh()[:3])
 
     def test_effective_rank(self, outputs: object) -> None:
+        """003 eq. 6.3.1."""
         values = torch.linalg.eigvalsh(self.dense(outputs))
         assert_agree(mlp_kernel(outputs).effective_rank(), reference.effective_rank(values))
 
     def test_trace_ratios(self, outputs: object) -> None:
+        """003 eq. 6.3.2, corrected (ERR-13)."""
         values = torch.linalg.eigvalsh(self.dense(outputs))
         expected = reference.trace_ratios(values, (1, 5, 7))
         assert list(mlp_kernel(outputs).trace_ratios((1, 5, 7))) == pytest.approx(expected)
 
     def test_trace(self, outputs: object) -> None:
+        """003 F30, 002 3.C.14."""
         assert_agree(mlp_kernel(outputs).trace(), self.dense(outputs).trace())
 
     def test_norm(self, outputs: object) -> None:
+        """003 F30."""
         assert_agree(mlp_kernel(outputs).norm(), self.dense(outputs).norm())
 
     def test_normalised_has_ones_on_its_diagonal(self, outputs: object) -> None:
@@ -234,6 +248,7 @@ class TestSpectrum:
         assert_agree(flat.diagonal(), torch.ones(len(flat), dtype=torch.float64))
 
     def test_normalised_is_the_cosine_between_features(self, outputs: object) -> None:
+        """003 F30."""
         dense = self.dense(outputs)
         scale = dense.diagonal().sqrt()
         assert_agree(mlp_kernel(outputs).normalised().flat, dense / scale / scale[:, None])
@@ -259,6 +274,7 @@ class TestCentring:
         return reference.centring(7, 3 if outputs == "all" else 1, centring)
 
     def test_centred(self, outputs: object, centring: str) -> None:
+        """003 F30, 002 3.C.2: both centrings."""
         projection = self.projection(outputs, centring)
         expected = projection @ mlp_kernel(outputs).flat @ projection
         assert_agree(mlp_kernel(outputs).centred(centring).flat, expected)
@@ -268,6 +284,7 @@ class TestCentring:
         assert_agree(once.centred(centring).flat, once.flat)
 
     def test_alignment_with_another_kernel(self, outputs: object, centring: str) -> None:
+        """003 eq. 6.3.3."""
         other, _ = named("mlp").fresh()
         with torch.no_grad():
             for parameter in other.parameters():
@@ -307,6 +324,7 @@ class TestAlignmentWithLabels:
         assert mlp_kernel().alignment(self.labels) == expected
 
     def test_a_kernel_is_aligned_with_itself(self) -> None:
+        """002 section 5.3: CKA(K, K) = 1."""
         assert_agree(mlp_kernel().alignment(mlp_kernel()), 1.0, 1e-14)
 
     def test_a_subset_of_the_samples_aligns_with_its_labels(self) -> None:

@@ -123,6 +123,7 @@ class TestTargetAlignment:
         assert_agree(actual, by_modes)
 
     def test_three_ways_agree_for_several_outputs(self) -> None:
+        """000 T17, 004 lemma 1."""
         targets = normal(6, 7, 3)
         kernel, pairs = pb.tangent_kernel(MLP.module, MLP.inputs), pairs_of("all")
         actual = target_alignment(MLP.module, MLP.inputs, targets)
@@ -136,6 +137,7 @@ class TestTargetAlignment:
         assert_agree(target_alignment(model, x, pairs.mercer_functions), pairs.mercer_values)
 
     def test_of_eigenfunctions_of_all_outputs_it_is_their_eigenvalues(self) -> None:
+        """000 T18, 004 section 5."""
         pairs = pairs_of("all")
         actual = target_alignment(MLP.module, MLP.inputs, pairs.mercer_functions)
         assert_agree(actual, pairs.mercer_values)
@@ -151,12 +153,14 @@ class TestTargetAlignment:
     @settings(max_examples=20)
     @given(st.floats(-1e3, 1e3))
     def test_it_grows_with_the_square_of_the_target(self, scale: float) -> None:
+        """004 3.7."""
         model, x, _ = scalar()
         target = normal(9)
         once = target_alignment(model, x, target)
         assert_agree(target_alignment(model, x, scale * target), scale**2 * once)
 
     def test_over_an_orthonormal_basis_it_adds_up_to_the_trace(self) -> None:
+        """004 3.7."""
         model, x, rows = scalar()
         basis = torch.linalg.qr(normal(9, 9))[0]
         total = target_alignment(model, x, basis, normalise="rayleigh").sum()
@@ -172,6 +176,7 @@ class TestTargetAlignment:
         assert_agree(actual, torch.from_numpy(expected))
 
     def test_the_rayleigh_quotient_is_n_alpha_over_the_mean_square(self) -> None:
+        """004 3.7."""
         targets = normal(5, 7, 3)
         alpha = target_alignment(MLP.module, MLP.inputs, targets)
         actual = target_alignment(MLP.module, MLP.inputs, targets, normalise="rayleigh")
@@ -185,6 +190,7 @@ class TestTargetAlignment:
         assert_agree(target_alignment(larger, x, targets, normalise="trace"), once)
 
     def test_it_ranks_eigenfunctions_by_their_number(self) -> None:
+        """004 3.7."""
         model, x, _ = scalar()
         pairs = pairs_of()
         alpha = target_alignment(model, x, pairs.mercer_functions[torch.tensor([4, 0, 7, 2])])
@@ -260,6 +266,7 @@ class TestRKHSNorm:
         return model, x, rows
 
     def test_it_is_the_quadratic_form_of_the_inverse(self) -> None:
+        """004 3.6 and section 5: `y K^-1 y`."""
         _, _, rows = self.full_rank()
         targets = normal(5, 9)
         expected = (targets * torch.linalg.solve(rows @ rows.T, targets.T).T).sum(1)
@@ -276,6 +283,7 @@ class TestRKHSNorm:
         assert_agree(rkhs_norm(pairs_of(), target).squared, step.square().sum())
 
     def test_of_an_eigenfunction_it_is_one_over_its_eigenvalue(self) -> None:
+        """004 3.6 and section 5."""
         norm = rkhs_norm(pairs_of(), pairs_of().mercer_functions)
         assert_agree(norm.squared, 1 / pairs_of().mercer_values)
 
@@ -327,6 +335,7 @@ class TestRKHSNorm:
         assert bool((bound < rkhs_norm(pairs_of(), targets).squared).all())
 
     def test_the_bound_is_the_fourth_power_of_the_length_over_alpha(self) -> None:
+        """000 T19, 004 lemma 1."""
         targets, alpha = normal(4, 7, 3), normal(4, seed=1).abs()
         expected = targets.square().sum(2).mean(1).square() / alpha
         assert_agree(rkhs_lower_bound(alpha, targets), expected)
@@ -348,6 +357,7 @@ class TestRKHSNorm:
 
 class TestEnergyConcentration:
     def test_it_is_the_length_of_the_projection(self) -> None:
+        """004 3.11 (the ratio), 000 M4.8 (its square)."""
         _, _, rows = scalar()
         vectors = np.linalg.eigh((rows @ rows.T).numpy())[1][:, ::-1][:, :4]
         targets = normal(5, 9)
@@ -372,6 +382,7 @@ class TestEnergyConcentration:
         assert_agree(energies[-1], torch.ones(5, dtype=torch.float64))
 
     def test_of_the_first_eigenfunction_it_is_1_at_once(self) -> None:
+        """004 3.11."""
         concentration = energy_concentration(pairs_of(), pairs_of().functions, 1)
         expected = torch.tensor([1.0] + [0.0] * 8, dtype=torch.float64)
         assert_agree(concentration.energy, expected)
@@ -380,6 +391,7 @@ class TestEnergyConcentration:
         assert_agree(energy_concentration(pairs_of(), normal(9)).ratio, 1.0)
 
     def test_turns_within_an_eigenspace_do_not_matter(self) -> None:
+        """004 3.11."""
         basis = torch.linalg.qr(normal(6, 6))[0]
         values = torch.tensor([3.0, 3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
         turned = basis.clone()

@@ -95,7 +95,8 @@ class ConjugateGradients(Solver):
         if found is None:
             raise InputError(
                 f"ridge: {ridge} is so small that conjugate gradients did not reach "
-                f"{self.tolerance:g} in {self.iterations} products; raise the ridge, or the rank "
+                f"{self.tolerance:g} in {self.iterations} products; the kernel may be singular (a "
+                "duplicate, or more numbers to fit than parameters): raise the ridge, or the rank "
                 "or the iterations of the solver"
             )
         return found.to(right)

@@ -8,6 +8,7 @@ store that was interrupted and resumed is the same, bit for bit, as one that was
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -439,20 +440,36 @@ def _prepared(folder: Path, layout: Layout) -> Layout:
     needed = layout.bytes
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"only {free / 1e9:,.1f} GB are free")
+        _reserve(folder / "tiles.bin", needed)
+    except OSError as problem:
         raise InputError(
-            f"store: the kernel needs {needed / 1e9:,.1f} GB in {folder}, where "
-            f"{free / 1e9:,.1f} GB are free; take fewer samples, outputs='sum', or another folder"
-        )
-    with (folder / "tiles.bin").open("wb") as file:
-        if hasattr(os, "posix_fallocate"):  # so that no write finds the disk full
-            os.posix_fallocate(file.fileno(), 0, needed)
-        file.truncate(needed)
+            f"store: the kernel needs {needed / 1e9:,.1f} GB in {folder}, but {problem.strerror}; "
+            "take fewer samples, outputs='sum', or another folder"
+        ) from None
     (folder / "done.bin").write_bytes(bytes(len(layout.tiles)))
     partial = folder / "kernel.json.partial"
     partial.write_text(json.dumps({"format": FORMAT, **asdict(layout)}, indent=1))
     os.replace(partial, folder / "kernel.json")
     return layout
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of that size, so that no write finds the disk full.
+
+    Raises:
+        OSError: there is no room for it, or a quota has none; the file is not left behind.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _agreed(folder: Path, layout: Layout) -> Layout:
