@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .cases import KERNELS, LARGE, SMALL
+from .measure import Timing, timed
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,7 @@ class Program:
     def prepared(self) -> Callable[[], Tensor]:
         """What the clock measures, its setup done."""
         return partial(self.run, self.setup()) if self.setup else self.run
+
+    def measured(self, repetitions: int, budget: float) -> tuple[Timing, Tensor]:
+        """What it took, and the last value."""
+        return timed(self.prepared(), repetitions, budget)
