@@ -135,7 +135,7 @@ class Factored:
         return None if self.use.bias is None else self.use.bias_rows(self.gradients)
 
     def finite(self) -> bool:
-        return all(bool(g.sum().isfinite()) for g in self.gradients)
+        return bool(torch.stack([g.sum() for g in self.gradients]).sum().isfinite())
 
     def extend(self, more: Factored) -> None:
         self.gradients += more.gradients
@@ -247,20 +247,29 @@ def _add_pairs_(
                     products += 1
                 # One position with itself: half the entries are enough.
                 alone = right is None and len(ours) == 1
-                arrangement.add_product_(total, gradients, None if alone else back, products)
+                arrangement.add_products_(total, gradients, None if alone else back, products)
     for piece in (*left, *(right or ())):
         piece.use.release()
 
 
 def _factors(
     pieces: Sequence[Factored], group: int
-) -> list[tuple[Float[Tensor, "n i"], Float[Tensor, "k n o"]]]:
-    """Inputs and gradients of all samples, position by position."""
-    found = []
-    for position in range(pieces[0].positions):
-        inputs = torch.cat([piece.use.a[group, ..., position].T for piece in pieces])
-        gradients = [
-            torch.stack([g[group, ..., position].T for g in piece.gradients]) for piece in pieces
-        ]
-        found.append((inputs, torch.cat(gradients, dim=1)))
-    return found
+) -> list[tuple[Float[Tensor, "n i"], list[Float[Tensor, "n o"]]]]:
+    """Inputs and gradients of all samples, the latter by cotangent, position by position."""
+    inputs = [piece.use.a for piece in pieces]
+    gradients = list(zip(*(piece.gradients for piece in pieces), strict=True))
+    return [
+        (
+            _at(inputs, group, position),
+            [_at(of_pieces, group, position) for of_pieces in gradients],
+        )
+        for position in range(pieces[0].positions)
+    ]
+
+
+def _at(
+    pieces: Sequence[Float[Tensor, "g c _ t"]], group: int, position: int
+) -> Float[Tensor, "n c"]:
+    """The rows of all samples at one position, copied only where they lie apart."""
+    rows = [piece[group, ..., position].T for piece in pieces]
+    return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
