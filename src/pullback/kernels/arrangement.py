@@ -27,9 +27,11 @@ class Arrangement(ABC):
 
     Attributes:
         one: whether they are one kernel, rather than one for each output.
+        apart: whether each output meets none but itself.
     """
 
     one = True
+    apart = True
 
     @abstractmethod
     def pairs(self, outputs: int) -> int:
@@ -40,8 +42,8 @@ class Arrangement(ABC):
         """The shape of the accumulated kernel."""
 
     @abstractmethod
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
-        """Add the inner products of features."""
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
+        """Add the inner products of features, of outputs from the `first` on."""
 
     @abstractmethod
     def add_products_(
@@ -57,13 +59,15 @@ class Arrangement(ABC):
 class AllPairs(Arrangement):
     """Every pair of outputs: accumulated as (k, n, k, m), seen as (n, k, m, k)."""
 
+    apart = False
+
     def pairs(self, outputs: int) -> int:
         return outputs**2
 
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, outputs, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         _add_(total.flatten(2).flatten(0, 1), left.flatten(0, 1), _joined(right))
 
     def add_products_(
@@ -94,7 +98,7 @@ class Summed(Arrangement):
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return rows, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         for output, rows in enumerate(left):
             _add_(total, rows, None if right is None else right[output])
 
@@ -121,9 +125,9 @@ class Separate(Arrangement):
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         for output, rows in enumerate(left):
-            _add_(total[output], rows, None if right is None else right[output])
+            _add_(total[first + output], rows, None if right is None else right[output])
 
     def add_products_(
         self, total: Tensor, left: Apart, right: Apart | None, inputs: Tensor
