@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+import pullback as pb
+from pullback.batches import Batch
 from pullback.kernels.arrangement import AllPairs, Arrangement, Separate, Summed
-from pullback.kernels.features import Cut, Room, WrittenOut, add_kernel_
+from pullback.kernels.features import Cut, Room, WrittenOut, add_kernel_, factored
+from pullback.tape.record import Plan, inspect
 from tests.checks import assert_agree
 
 K, N, OUTPUTS, WIDTH = 3, 5, 4, 6
@@ -20,6 +24,12 @@ def features(samples: int = N, seed: int = 0, derived: int = 0) -> WrittenOut:
     found = WrittenOut(torch.randn(shape, generator=seeded, dtype=torch.float64))
     found.derived = derived
     return found
+
+
+def rows_of(piece: WrittenOut) -> torch.Tensor:
+    out = torch.empty(K, piece.samples, OUTPUTS * WIDTH, dtype=torch.float64)
+    piece.fill(out, slice(None), 0, OUTPUTS)
+    return out
 
 
 def expected(arrangement: Arrangement, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -39,7 +49,7 @@ class TestEveryCutFormsTheSameKernel:
         pieces = [features(2, 1, derived), features(3, 2, derived)]
         total = torch.zeros(arrangement.shape(K, N, N), dtype=torch.float64)
         add_kernel_(total, arrangement, pieces, None, (Room(memory), Room(memory)))
-        rows = torch.cat([piece._rows[0].flatten(2) for piece in pieces], 1)
+        rows = torch.cat([rows_of(piece) for piece in pieces], 1)
         found = arrangement.finished(total, symmetric=True)
         assert_agree(found, expected(arrangement, rows, rows))
 
@@ -48,9 +58,8 @@ class TestEveryCutFormsTheSameKernel:
         left, right = features(3, 1, derived), features(2, 2, derived)
         total = torch.zeros(arrangement.shape(K, 3, 2), dtype=torch.float64)
         add_kernel_(total, arrangement, [left], [right], (Room(memory), Room(memory)))
-        rows = (one._rows[0].flatten(2) for one in (left, right))
         found = arrangement.finished(total, symmetric=False)
-        assert_agree(found, expected(arrangement, *rows))
+        assert_agree(found, expected(arrangement, rows_of(left), rows_of(right)))
 
 
 class TestCut:
@@ -73,6 +82,33 @@ class TestCut:
         memory = 8 * N * 100
         assert Cut.of([piece], Summed(), memory).kept
         assert not Cut.of([piece, piece], Summed(), memory).kept
+
+
+class TestWhatIsNotWrittenOut:
+    """Two convolutions: one of more positions than inputs, one of fewer."""
+
+    @staticmethod
+    def plan() -> Plan:
+        parts = [nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(3), nn.Conv2d(2, 50, 2), nn.Flatten()]
+        module = nn.Sequential(*parts, nn.Linear(50, 3)).double()
+        network = pb.Network(module)
+        return inspect(network, Batch((torch.randn(3, 1, 8, 8, dtype=torch.float64),)))
+
+    def test_it_is_what_has_fewer_positions_than_inputs(self) -> None:
+        found = factored(self.plan(), pairs=9, method="gradients")
+        assert found == {"3.weight", "3.bias", "5.weight", "5.bias"}
+
+    def test_a_structured_kernel_writes_nothing_out(self) -> None:
+        plan = self.plan()
+        assert factored(plan, pairs=9, method="structured") == set(plan.ways)
+
+    def test_more_samples_fit_without_it(self) -> None:
+        plan = self.plan()
+        most, _ = plan.capacity(3, 10**6, 8)
+        more, _ = plan.capacity(3, 10**6, 8, unasked=factored(plan, 9, "gradients"))
+        numbers = next(use.inputs for use in plan.floats if "3.weight" in use.names)
+        numbers += next(use.inputs for use in plan.floats if "5.weight" in use.names)
+        assert 10**6 / more == pytest.approx(10**6 / most - 8 * numbers, rel=0.02)
 
 
 class TestRoom:

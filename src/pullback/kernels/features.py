@@ -25,7 +25,8 @@ from torch import Tensor
 
 from pullback.kernels.arrangement import Arrangement, Slab
 from pullback.parameters import by_owner, owner_of
-from pullback.tape.affine import AffineUse
+from pullback.tape.affine import AffineLayout, AffineUse
+from pullback.tape.record import Plan
 from pullback.tape.sweep import Part
 from pullback.tape.use import Gradients, flat_rows
 
@@ -93,7 +94,7 @@ class WrittenOut:
     def __init__(
         self, rows: Float[Tensor, "k n g o i"], bias: Float[Tensor, "k n b"] | None = None
     ) -> None:
-        self._rows, self._biases = [rows], [] if bias is None else [bias]
+        self._rows, self._biases = list(rows), [] if bias is None else [bias]
         self.cotangents, self.samples, groups, self.outputs, features = rows.shape
         self.width = groups * features
 
@@ -101,8 +102,7 @@ class WrittenOut:
         return self._rows[0].new_empty(shape)
 
     def fill(self, out: Tensor, chosen: slice, start: int, stop: int) -> None:
-        every = [one for rows in self._rows for one in rows]
-        for target, one in zip(out, every[chosen], strict=True):
+        for target, one in zip(out, self._rows[chosen], strict=True):
             values = one[..., start:stop, :]
             target.view(values.shape).copy_(values)
 
@@ -113,7 +113,7 @@ class WrittenOut:
         return torch.cat(self._biases) if self._biases else None
 
     def finite(self) -> bool:
-        return all(bool(rows.sum().isfinite()) for rows in self._rows)
+        return _finite(self._rows)
 
     def extend(self, more: WrittenOut) -> None:
         self._rows += more._rows
@@ -154,11 +154,16 @@ class Factored:
         return None if self.use.bias is None else self.use.bias_rows(self.gradients)
 
     def finite(self) -> bool:
-        return bool(torch.stack([g.sum() for g in self.gradients]).sum().isfinite())
+        return _finite(self.gradients)
 
     def extend(self, more: Factored) -> None:
         self.gradients += more.gradients
         self.cotangents += more.cotangents
+
+
+def _finite(values: Sequence[Tensor]) -> bool:
+    """Whether no entry of these is NaN or infinite: their sum is not if one is."""
+    return math.isfinite(float(torch.stack([one.sum() for one in values]).sum()))
 
 
 def features_by_owner(
@@ -186,13 +191,37 @@ def features_by_owner(
 
 def _of_weight(use: AffineUse, g: Gradients, pairs: int, method: str | None) -> Features:
     """The features of a weight and its bias, in the form that takes least."""
-    positions, o, i = g[0].shape[-1], use.layout.outputs, use.layout.inputs
-    of_pairs = positions**2 * (i + pairs * (o + PASS))
-    if method == "structured" or (method is None and of_pairs < pairs * o * i):
+    positions = g[0].shape[-1]
+    if _is_structured(use.layout, positions, pairs, method):
         return Factored(use, g, structured=True)
-    if positions < i:
+    if positions < use.layout.inputs:
         return Factored(use, g, structured=False)
     return WrittenOut(use.weight_rows(g), None if use.bias is None else use.bias_rows(g))
+
+
+def _is_structured(layout: AffineLayout, positions: int, pairs: int, method: str | None) -> bool:
+    o, i = layout.outputs, layout.inputs
+    of_pairs = positions**2 * (i + pairs * (o + PASS))
+    return method == "structured" or (method is None and of_pairs < pairs * o * i)
+
+
+def factored(plan: Plan, pairs: int, method: str | None) -> set[str]:
+    """The parameters whose features are kept as inputs and gradients, and no patches written out.
+
+    Args:
+        plan: how they are used.
+        pairs: how many pairs of outputs there are.
+        method: as for `features_by_owner`.
+    """
+    found: set[str] = set()
+    for use in plan.floats:
+        layout = plan.affine.get(use.names)
+        if layout is None or any(plan.uses[name] > 1 for name in use.names):
+            continue
+        positions = use.inputs // (layout.groups * layout.inputs)
+        if positions < layout.inputs or _is_structured(layout, positions, pairs, method):
+            found.update(use.names)
+    return found
 
 
 class Room:

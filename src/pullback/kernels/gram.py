@@ -12,7 +12,7 @@ from pullback.batches import check_fits, working_memory
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.kernels.arrangement import AllPairs, Arrangement, Separate, Single, Summed
-from pullback.kernels.features import Features, Room, add_kernel_, features_by_owner
+from pullback.kernels.features import Features, Room, add_kernel_, factored, features_by_owner
 from pullback.tape.sweep import Sweep
 
 Outputs = str | int | tuple[int, int] | Tensor
@@ -59,7 +59,9 @@ def collected(sweep: Sweep, arrangement: Arrangement, method: str | None) -> Col
         InputError: they are not finite.
     """
     parts: dict[tuple[str, tuple[str, ...]], list[Features]] = {}
-    for step in sweep.steps("tangent features"):
+    count = sweep.source.count(sweep.plan.outputs)
+    unasked = factored(sweep.plan, arrangement.pairs(count), method)
+    for step in sweep.steps("tangent features", unasked=unasked):
         for part in step.parts():
             for owner, features in features_by_owner(part, arrangement, method).items():
                 if not features.finite():
@@ -72,7 +74,6 @@ def collected(sweep: Sweep, arrangement: Arrangement, method: str | None) -> Col
                     pieces.append(features)
                 else:
                     pieces[-1].extend(features)
-    count = sweep.source.count(sweep.plan.outputs)
     return Collected(parts, sweep.samples, sweep.plan.outputs, count)
 
 
