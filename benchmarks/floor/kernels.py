@@ -40,6 +40,11 @@ class Rows:
         """The weight's rows, (c, n, some), a part of them at a time."""
         yield from ()
 
+    def one_by_one(self) -> Iterator[Tensor]:
+        """The weight's rows, (n, all), for one output at a time."""
+        for panel in self.panels():
+            yield from panel
+
 
 class LinearRows(Rows):
     """One position: g and a are kept, the rows g a^T never formed."""
@@ -146,6 +151,13 @@ class StoredGradients(Rows):
                 torch.bmm(g.transpose(1, 2), self.u, out=out)
             yield panel.flatten(2)
 
+    def one_by_one(self) -> Iterator[Tensor]:
+        n, _, i = self.u.shape
+        space = self.u.new_empty(n, self.layer.o, i)
+        for g in self.g:
+            torch.bmm(g.transpose(1, 2), self.u, out=space)
+            yield space.flatten(1)
+
 
 def _gather(case: Case) -> list[Rows]:
     """One forward and c backwards of every piece."""
@@ -211,9 +223,8 @@ def ntk_sum(case: Case) -> Tensor:
         if isinstance(part, LinearRows):
             g = part.g.transpose(0, 1).flatten(1)
             kernel.addcmul_(part.inputs, g @ g.T)
-        for panel in chain(part.panels(), [part.vectors]):
-            for rows in panel:
-                kernel.addmm_(rows, rows.T)
+        for rows in chain(part.one_by_one(), part.vectors):
+            kernel.addmm_(rows, rows.T)
     return kernel
 
 
