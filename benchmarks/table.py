@@ -54,7 +54,10 @@ def _cell(row: Row | None) -> Text:
     if row is None:
         return Text("")
     if not row.offered:
-        return Text("-" if row.note == "not offered" else "raises", style="dim")
+        absent = row.note.startswith("not installed")
+        return Text(
+            "-" if row.note == "not offered" else "absent" if absent else "raises", style="dim"
+        )
     marks = "*" * (row.repetitions < 3) + "~" * row.estimate + "!" * (not row.valid)
     marks += "+" * ((row.others or 0) > 0.3)
     return Text(f"{row.time:.3f} / {row.peak_mb:.0f}{marks}")
