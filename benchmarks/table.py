@@ -83,7 +83,7 @@ def print_pairs(pairs: list[tuple[Row, Row]], factor: float, console: Console) -
         return
     median = statistics.median(ratios)
     verdict = _verdict(median <= factor)
-    line = Text(f"{ours.case:7}{ours.op:9}/ {other.library:11} ")
+    line = Text(f"{ours.case:12}{ours.op:9}/ {other.library:11} ")
     line.append(" ".join(f"{r:.2f}" for r in ratios))
     line.append(f"   median {median:.2f}, allowed {factor:.2f}: ").append(verdict)
     console.print(line)
