@@ -175,9 +175,12 @@ class TestRefused:
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 import pullback as pb
 from tests.metrics.test_checkpoint import model, samples
+
+# A process that was started in the background ignores it, and so do all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Data:
     def __iter__(self):
