@@ -1,7 +1,7 @@
 """`J v` and `J^T u` on one batch, by automatic differentiation of the whole module.
 
 What a parameter's gradient is, reverse mode defines: an embedding's padding row has none, nor has
-what is computed under `no_grad`. Forward mode knows neither, so `_AsInReverse` teaches it.
+what is computed under `no_grad`. Forward mode knows neither, so `AsInReverse` teaches it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _changes(
         tensors, tangents = (network.tensors,), (network.split(vector),)
         return torch.func.jvp(lambda t: network.forward(t, batch), tensors, tangents)[1]
 
-    with _AsInReverse():
+    with AsInReverse():
         return torch.func.vmap(change)(vectors).detach()
 
 
@@ -166,7 +166,7 @@ def _outputs_and_change(
     tensors, tangents = {**network.tensors, **leaves}, network.split(vector)
     try:
         # A caller's `autograd.Function` turns tangents off, and would get zeros.
-        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _AsInReverse():
+        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), AsInReverse():
             moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
             outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):
@@ -175,7 +175,7 @@ def _outputs_and_change(
     return outputs, torch.zeros_like(outputs) if change is None else change
 
 
-class _AsInReverse(TorchFunctionMode):
+class AsInReverse(TorchFunctionMode):
     """Takes away tangents where reverse mode would not propagate a gradient."""
 
     def __torch_function__(
