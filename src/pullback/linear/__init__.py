@@ -1,7 +1,8 @@
-"""Networks in their tangent space, and how training goes there."""
+"""Networks in their tangent space, and training between there and feature learning."""
 
 from __future__ import annotations
 
 from pullback.linear.model import LinearizedModel, linearize
+from pullback.linear.scaled import ScaledModel
 
-__all__ = ["LinearizedModel", "linearize"]
+__all__ = ["LinearizedModel", "ScaledModel", "linearize"]

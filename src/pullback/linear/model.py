@@ -95,8 +95,8 @@ class LinearizedModel(nn.Module):
         self.moving = tuple(n for n, p in model.named_parameters() if p.requires_grad)
         if not self.moving:
             raise InputError("model: has no parameter that requires a gradient")
-        self.point = _frozen(_at(model, at, self.moving))
-        self.start = None if bias else _frozen(copy.deepcopy(model))
+        self.point = frozen(_at(model, at, self.moving))
+        self.start = None if bias else frozen(copy.deepcopy(model))
         self.train(model.training)
 
     def train(self, mode: bool = True) -> LinearizedModel:
@@ -205,8 +205,8 @@ def _check_same(own: dict[str, Any], theirs: dict[str, Any], kind: str) -> None:
             )
 
 
-def _frozen(module: nn.Module) -> nn.Module:
-    """The module with buffers in the place of its parameters, tied ones still tied."""
+def frozen(module: nn.Module) -> nn.Module:
+    """The module, changed so that its parameters are buffers, tied ones still tied."""
     buffers: dict[int, Tensor] = {}
     for part in module.modules():
         for name, parameter in list(part._parameters.items()):
