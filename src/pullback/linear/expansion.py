@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pullback.autodiff import AsInReverse
+from pullback.autodiff import AsInReverse, in_transform
 from pullback.errors import InputError
 
 Tensors = Mapping[str, Tensor]
@@ -36,8 +36,7 @@ def expansion(
         InputError: an operation has no derivative of this kind.
     """
     try:
-        with AsInReverse():
-            return _forward(function, point, change, order)
+        return _forward(function, point, change, order)
     except (RuntimeError, NotImplementedError) as problem:
         if order > 1:
             raise _refusal(problem, "derivatives of order 2 by forward mode") from problem
@@ -60,7 +59,8 @@ def _forward(function: Function, point: Tensors, change: Tensors, order: int) ->
 
     def derivative(tensors: dict[str, Tensor], order: int) -> list[list[Tensor]]:
         if order == 0:
-            return [function({**point, **tensors})]
+            with AsInReverse():
+                return [function({**point, **tensors})]
         pair = torch.func.jvp(lambda t: derivative(t, order - 1), (tensors,), (dict(change),))
         return [*pair[0], pair[1][-1]]
 
@@ -69,22 +69,20 @@ def _forward(function: Function, point: Tensors, change: Tensors, order: int) ->
 
 def _inside_another() -> bool:
     """Whether a transform of `torch.func` or a level of dual numbers is at work already."""
-    return (
-        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return forward_ad._current_level >= 0 or in_transform()
 
 
 def _dual(function: Function, point: Tensors, change: Tensors) -> list[list[Tensor]]:
     """Dual numbers by themselves, which cost less than `torch.func.jvp`."""
     with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level():
         moving = {name: forward_ad.make_dual(point[name], step) for name, step in change.items()}
-        pairs = [forward_ad.unpack_dual(one) for one in function({**point, **moving})]
-    values = [value for value, _ in pairs]
-    return [values, [_or_zeros(t, v) for v, t in pairs]]
-
-
-def _or_zeros(tangent: Tensor | None, value: Tensor) -> Tensor:
-    return torch.zeros_like(value) if tangent is None else tangent
+        with AsInReverse():
+            found = function({**point, **moving})
+        pairs = [forward_ad.unpack_dual(one) for one in found]
+    return [
+        [value for value, _ in pairs],
+        [torch.zeros_like(v) if t is None else t for v, t in pairs],
+    ]
 
 
 def _reverse(function: Function, point: Tensors, change: Tensors) -> list[list[Tensor]]:
