@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pullback.linear.model import LinearizedModel, linearize
+from pullback.linear.quadratic import QuadraticModel, quadratic_model
 from pullback.linear.scaled import ScaledModel
 
-__all__ = ["LinearizedModel", "ScaledModel", "linearize"]
+__all__ = ["LinearizedModel", "QuadraticModel", "ScaledModel", "linearize", "quadratic_model"]
