@@ -8,24 +8,36 @@ from dataclasses import dataclass
 from .libraries import PEERS
 from .measure import Row
 
-PEER_FACTOR = 0.5
 FLOOR_FACTOR = 1.15
-MEMORY_FACTOR = 1.5
 EQUAL_MB = 130.0
 """Peaks under this count as equal: start-up and the allocator move them that much."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the bar allows: of the best peer's time, and of the leanest peer's memory."""
+
+    time: float = 0.5
+    memory: float = 1.5
+
+
+KERNELS = Factors(time=0.2, memory=0.5)
+"""For tangent kernels."""
 
 
 @dataclass(frozen=True)
 class Bar:
     """The rows of one operation on one case, judged.
 
-    Time: at most the larger of half the best peer's and 1.15 times the floor's.
-    Memory: at most 1.5 times the leanest peer's. Only valid rows that are no estimates set a bar.
+    Time: at most the larger of half the best peer's, a fifth for kernels, and 1.15 times the
+    floor's. Memory: at most 1.5 times the leanest peer's; for kernels half of it, or `EQUAL_MB`.
+    Only valid rows that are no estimates set a bar.
     """
 
     ours: Row | None
     floor: Row | None
     peers: tuple[Row, ...]
+    factors: Factors = Factors()
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Bar:
@@ -35,6 +47,7 @@ class Bar:
             _usable(by_library.get("pullback")),
             _usable(by_library.get("floor")),
             tuple(row for row in peers if _usable(row) and not row.estimate),
+            KERNELS if any(row.op.startswith("ntk") for row in rows) else Factors(),
         )
 
     @property
@@ -51,7 +64,7 @@ class Bar:
         """The row that sets the bar, and the factor on its time."""
         marks = []
         if self.best:
-            marks.append((self.best, PEER_FACTOR))
+            marks.append((self.best, self.factors.time))
         if self.floor:
             marks.append((self.floor, FLOOR_FACTOR))
         return max(marks, key=lambda mark: mark[0].time * mark[1], default=None)
@@ -76,7 +89,9 @@ class Bar:
     @property
     def in_memory(self) -> bool | None:
         ratio = self.memory_ratio
-        return None if ratio is None else ratio <= MEMORY_FACTOR
+        if ratio is None or self.ours is None:
+            return None
+        return ratio <= self.factors.memory or self.ours.peak_mb <= EQUAL_MB
 
 
 def _usable(row: Row | None) -> Row | None:

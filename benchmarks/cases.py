@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 OUTPUTS = 10
@@ -119,6 +120,49 @@ class ResidualNet(nn.Module):
         return self.head(self.flatten(self.pool(x)))
 
 
+class Positions(nn.Module):
+    """Learned positions, added to tokens (n, t, w)."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(tokens, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a feed-forward net, each after a layer norm and with a skip connection."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.gelu = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = self.project(self.norm1(x)).unflatten(2, (3, self.heads, -1))
+        attended = F.scaled_dot_product_attention(*projected.permute(2, 0, 3, 1, 4).unbind())
+        x = x + self.merge(attended.transpose(1, 2).flatten(2))
+        return x + self.down(self.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A linear embedding of 16 tokens, two encoder blocks, the mean over tokens, a classifier."""
+
+    def __init__(self, tokens: int = 16, width: int = 64) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Linear(width, width), Positions(tokens, width)
+        self.block1, self.block2 = (EncoderBlock(width, 4, 2 * width) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.positions(self.embed(x))))
+        return self.head(self.norm(x).mean(1))
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(
         nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, OUTPUTS)
@@ -163,13 +207,16 @@ _RECIPES = {
     "mlp": _Recipe(_mlp, (784,), 2000, 200, 200, seed=10),
     "conv": _Recipe(_conv, (3, 32, 32), 500, 100, 100),
     "resnet": _Recipe(ResidualNet, (3, 32, 32), 200, 50, 50),
+    "transformer": _Recipe(Transformer, (16, 64), 100, 100, 100),
     "tiny": _Recipe(_tiny, (20,), 2000, 200, 200),
     "small": _Recipe(_small, (1, 8, 8), 500, 100, 100),
 }
 CASES = tuple(_RECIPES)
 SMALL = ("tiny", "small")
 """The cases whose d x d matrices are formed."""
-LARGE = tuple(name for name in CASES if name not in SMALL)
+LARGE = ("mlp", "conv", "resnet")
+KERNELS = (*LARGE, "transformer")
+"""The cases of the tangent kernels."""
 
 
 def load(name: str) -> Case:

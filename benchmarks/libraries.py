@@ -8,7 +8,8 @@ from .cases import Case
 from .program import OPERATIONS, Program
 
 PEERS = ("nngeometry", "curvlinops", "backpack", "torch.func")
-LIBRARIES = ("pullback", "floor", *PEERS)
+"""Those that set the bar."""
+LIBRARIES = ("pullback", "floor", *PEERS, "neural-tangents")
 _MODULES = {
     "pullback": "ours",
     "floor": "floor",
@@ -16,6 +17,7 @@ _MODULES = {
     "curvlinops": "peers.curvlinops",
     "backpack": "peers.backpack",
     "torch.func": "peers.torch_func",
+    "neural-tangents": "peers.neural_tangents",
 }
 
 

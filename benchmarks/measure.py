@@ -16,9 +16,12 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 LEAST_SECONDS = 0.5
 """Quick operations are repeated until they have run this long together."""
@@ -137,6 +140,43 @@ class Others:
         return max(0.0, (self._busy() - self.before - own) / wall)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What a program took: medians of the seconds, the peak memory, the number of repetitions."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    repetitions: int
+    others: float
+
+
+def timed(work: Callable[[], T], repetitions: int, budget: float) -> tuple[Timing, T]:
+    """Repeat the work; what it took, and its last value."""
+    memory, others = Memory(), Others()
+    seconds: list[float] = []
+    cpu: list[float] = []
+    value = None
+    while len(seconds) < repetitions or (
+        sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_REPETITIONS
+    ):
+        del value
+        wall, process = time.perf_counter(), time.process_time()
+        value = work()
+        seconds.append(time.perf_counter() - wall)
+        cpu.append(time.process_time() - process)
+        if sum(cpu) > budget:
+            break
+    found = Timing(
+        statistics.median(seconds),
+        statistics.median(cpu),
+        round(memory.peak(), 1),
+        len(seconds),
+        round(others.cores(), 2),
+    )
+    return found, value
+
+
 def run(case_name: str, op: str, library: str, repetitions: int, budget: float) -> Row:
     """Measure in this process."""
     import torch
@@ -157,32 +197,18 @@ def run(case_name: str, op: str, library: str, repetitions: int, budget: float) 
     case.model.zero_grad(set_to_none=True)
     try:
         program = program_of(library, op, case)
-        work = program.prepared()
+        timing, value = program.measured(repetitions, budget)
     except NotOfferedError:
         return replace(row, note="not offered")
     except ImportError as error:
         return replace(row, note=f"not installed ({error})")
-    memory, others = Memory(), Others()
-    seconds: list[float] = []
-    cpu: list[float] = []
-    value = None
-    while len(seconds) < repetitions or (
-        sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_REPETITIONS
-    ):
-        del value
-        wall, process = time.perf_counter(), time.process_time()
-        value = work()
-        seconds.append(time.perf_counter() - wall)
-        cpu.append(time.process_time() - process)
-        if sum(cpu) > budget:
-            break
     row = replace(
         row,
-        seconds=statistics.median(seconds) / program.share,
-        cpu_seconds=statistics.median(cpu) / program.share,
-        peak_mb=round(memory.peak(), 1),
-        repetitions=len(seconds),
-        others=round(others.cores(), 2),
+        seconds=timing.seconds / program.share,
+        cpu_seconds=timing.cpu_seconds / program.share,
+        peak_mb=timing.peak_mb,
+        repetitions=timing.repetitions,
+        others=timing.others,
         estimate=program.estimate,
         note=program.note,
     )

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .cases import LARGE, SMALL
+from .cases import KERNELS, LARGE, SMALL
+from .measure import Timing, timed
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ OPERATIONS = {
     "eigvals_kfac": Operation("all eigenvalues of KFAC, largest first, from the factors"),
     "logdet_kfac": Operation("log det(K + 0.1 I) from the factors of KFAC"),
     "sample_kfac": Operation("ten samples of N(0, (K + 0.1 I)^-1) from the factors of KFAC"),
-    "ntk_all": Operation("tangent kernel, all outputs (n, c, n, c)"),
-    "ntk_sum": Operation("tangent kernel summed over outputs (n, n)"),
-    "ntk_two": Operation("tangent kernel of half of the samples with the others, all outputs"),
-    "ntk_eigh": Operation("the ten largest eigenpairs of the summed kernel, and their part of it"),
+    "ntk_all": Operation("tangent kernel, all outputs (n, c, n, c)", KERNELS),
+    "ntk_sum": Operation("tangent kernel summed over outputs (n, n)", KERNELS),
+    "ntk_two": Operation(
+        "tangent kernel of half of the samples with the others, all outputs", KERNELS
+    ),
+    "ntk_eigh": Operation(
+        "the ten largest eigenpairs of the summed kernel, and their part of it", KERNELS
+    ),
 }
 DAMPING = 0.1
 CG_RESIDUAL = 1e-4
@@ -101,3 +106,7 @@ class Program:
     def prepared(self) -> Callable[[], Tensor]:
         """What the clock measures, its setup done."""
         return partial(self.run, self.setup()) if self.setup else self.run
+
+    def measured(self, repetitions: int, budget: float) -> tuple[Timing, Tensor]:
+        """What it took, and the last value."""
+        return timed(self.prepared(), repetitions, budget)

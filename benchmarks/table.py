@@ -54,7 +54,10 @@ def _cell(row: Row | None) -> Text:
     if row is None:
         return Text("")
     if not row.offered:
-        return Text("-" if row.note == "not offered" else "raises", style="dim")
+        absent = row.note.startswith("not installed")
+        return Text(
+            "-" if row.note == "not offered" else "absent" if absent else "raises", style="dim"
+        )
     marks = "*" * (row.repetitions < 3) + "~" * row.estimate + "!" * (not row.valid)
     marks += "+" * ((row.others or 0) > 0.3)
     return Text(f"{row.time:.3f} / {row.peak_mb:.0f}{marks}")
@@ -80,7 +83,7 @@ def print_pairs(pairs: list[tuple[Row, Row]], factor: float, console: Console) -
         return
     median = statistics.median(ratios)
     verdict = _verdict(median <= factor)
-    line = Text(f"{ours.case:7}{ours.op:9}/ {other.library:11} ")
+    line = Text(f"{ours.case:12}{ours.op:9}/ {other.library:11} ")
     line.append(" ".join(f"{r:.2f}" for r in ratios))
     line.append(f"   median {median:.2f}, allowed {factor:.2f}: ").append(verdict)
     console.print(line)

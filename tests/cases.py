@@ -1061,6 +1061,23 @@ def _() -> tuple[nn.Module, Inputs]:
     return Apply(lambda m, x: m.head((m.first(x) + m.shift).tanh()), **parts), torch.randn(6, 4)
 
 
+@case("raw parameters added in other shapes")
+def _() -> tuple[nn.Module, Inputs]:
+    def function(m: nn.Module, x: Tensor) -> Tensor:
+        x = torch.add((m.constant + x + m.positions).tanh(), m.feature).sin()
+        return m.head((m.column + x).tanh().sum(1))
+
+    shapes = {"constant": (), "positions": (1, N, 4), "feature": (4,), "column": (1, N, 1)}
+    parts = {name: torch.randn(shape) for name, shape in shapes.items()}
+    return Apply(function, **parts, head=nn.Linear(4, 3, bias=False)), images(N, 4)
+
+
+@case("raw parameter added after a factor")
+def _() -> tuple[nn.Module, Inputs]:
+    function = lambda m, x: m.head(torch.add(x, m.shift, alpha=2).sin())  # noqa: E731
+    return Apply(function, shift=torch.randn(4), head=nn.Linear(4, 3)), torch.randn(N, 4)
+
+
 @case("raw parameter multiplied")
 def _() -> tuple[nn.Module, Inputs]:
     parts = {"scale": torch.randn(N), "temperature": torch.randn(())}

@@ -10,6 +10,7 @@ from pullback.linalg import (
     LOW_RANK_SHARE,
     SMALLEST_LARGE,
     SMALLEST_SPLIT,
+    TILE,
     add_gram_,
     eigh_of_moment,
     mirror_,
@@ -17,7 +18,7 @@ from pullback.linalg import (
 )
 from tests.checks import assert_agree
 
-SIZES = [1, 5, SMALLEST_SPLIT - 1, SMALLEST_SPLIT, SMALLEST_SPLIT + 1, 2 * SMALLEST_SPLIT + 3]
+SIZES = [1, 5, SMALLEST_SPLIT - 1, SMALLEST_SPLIT, SMALLEST_SPLIT + 1, 2 * TILE + 3]
 
 
 def random(*shape: int) -> Tensor:

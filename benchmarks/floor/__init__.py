@@ -3,8 +3,8 @@
 The exact Fisher matrix with c cotangents takes one forward and c backwards down to the first
 layer's output, a sampled one takes one backward; autograd runs them on the module that the case
 gives. The contractions of what they yield are by hand, as fast as plain torch allows. Nothing here
-uses the library or a peer, and of modules with parameters it knows linear layers, convolutions and
-batch norm in eval mode.
+uses the library or a peer, and of modules with parameters it knows linear layers, convolutions,
+batch norm in eval mode and, for the tangent kernels, layer norm and learned positions.
 """
 
 from __future__ import annotations

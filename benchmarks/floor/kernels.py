@@ -24,8 +24,11 @@ class Rows:
 
     def __init__(self, layer: Layer, n: int) -> None:
         self.layer, self.n, self.piece = layer, n, slice(0, 0)
-        width = layer.size if layer.is_norm else layer.o * layer.has_bias * (not layer.is_linear)
-        self.vectors = torch.empty(OUTPUTS, n, width)
+        self.vectors = torch.empty(OUTPUTS, n, self.width)
+
+    @property
+    def width(self) -> int:
+        return self.layer.o * self.layer.has_bias
 
     def start(self, a: Tensor) -> None:
         self.piece = slice(self.piece.stop, self.piece.stop + len(a))
@@ -37,9 +40,16 @@ class Rows:
         """The weight's rows, (c, n, some), a part of them at a time."""
         yield from ()
 
+    def one_by_one(self) -> Iterator[Tensor]:
+        """The weight's rows, (n, all), for one output at a time."""
+        for panel in self.panels():
+            yield from panel
+
 
 class LinearRows(Rows):
     """One position: g and a are kept, the rows g a^T never formed."""
+
+    width = 0
 
     def __init__(self, layer: Layer, n: int) -> None:
         super().__init__(layer, n)
@@ -61,6 +71,10 @@ class LinearRows(Rows):
 class NormRows(Rows):
     """Two vectors."""
 
+    @property
+    def width(self) -> int:
+        return self.layer.size
+
     def start(self, a: Tensor) -> None:
         super().start(a)
         self.x = self.layer.met(a)
@@ -72,8 +86,23 @@ class NormRows(Rows):
         torch.sum(rows, 1, out=bias)
 
 
+class ShiftRows(Rows):
+    """What is added to the network's values: the gradient itself."""
+
+    @property
+    def width(self) -> int:
+        return self.layer.size
+
+    def add(self, k: int, g: Tensor) -> None:
+        self.vectors[k, self.piece] = g.flatten(1)
+
+
 class StoredRows(Rows):
-    """A convolution whose gradient rows are smaller than the gradient g: they are kept."""
+    """Several positions, and gradient rows that are smaller than the gradient g: they are kept.
+
+    Rows take p o i operations for each pair of samples and p pairs of outputs, products over pairs
+    of positions t^2 (i + p o): more for every layer of these networks that has several.
+    """
 
     def __init__(self, layer: Layer, n: int) -> None:
         super().__init__(layer, n)
@@ -94,7 +123,7 @@ class StoredRows(Rows):
 
 
 class StoredGradients(Rows):
-    """A convolution whose rows are larger: g and the patches are kept, rows formed in panels."""
+    """Rows that are larger: g and the inputs are kept, rows formed in panels."""
 
     def __init__(self, layer: Layer, n: int) -> None:
         super().__init__(layer, n)
@@ -122,17 +151,27 @@ class StoredGradients(Rows):
                 torch.bmm(g.transpose(1, 2), self.u, out=out)
             yield panel.flatten(2)
 
+    def one_by_one(self) -> Iterator[Tensor]:
+        n, _, i = self.u.shape
+        space = self.u.new_empty(n, self.layer.o, i)
+        for g in self.g:
+            torch.bmm(g.transpose(1, 2), self.u, out=space)
+            yield space.flatten(1)
+
 
 def _gather(case: Case) -> list[Rows]:
     """One forward and c backwards of every piece."""
 
     def part_of(layer: Layer) -> Rows:
-        if layer.is_linear:
-            return LinearRows(layer, case.kernel_samples)
         if layer.is_norm:
-            return NormRows(layer, case.kernel_samples)
-        smaller = layer.i < layer.positions
-        return (StoredRows if smaller else StoredGradients)(layer, case.kernel_samples)
+            kind = NormRows
+        elif layer.is_shift:
+            kind = ShiftRows
+        elif layer.positions == 1:
+            kind = LinearRows
+        else:
+            kind = StoredRows if layer.i < layer.positions else StoredGradients
+        return kind(layer, case.kernel_samples)
 
     def units(outputs: Tensor) -> Tensor:
         return torch.eye(OUTPUTS)[:, None, :].expand(OUTPUTS, len(outputs), OUTPUTS)
@@ -184,9 +223,8 @@ def ntk_sum(case: Case) -> Tensor:
         if isinstance(part, LinearRows):
             g = part.g.transpose(0, 1).flatten(1)
             kernel.addcmul_(part.inputs, g @ g.T)
-        for panel in chain(part.panels(), [part.vectors]):
-            for rows in panel:
-                kernel.addmm_(rows, rows.T)
+        for rows in chain(part.one_by_one(), part.vectors):
+            kernel.addmm_(rows, rows.T)
     return kernel
 
 

@@ -4,9 +4,11 @@ One forward for each piece of a batch and one backward for each cotangent, down 
 output and never to a parameter. The gradients of a layer's parameters are products, over output
 positions t, of the gradient g_t at its output with what g_t meets there:
 
-- linear: g a^T and g, one position;
-- convolution: sum_t g_t u_t^T with the patches u_t, and sum_t g_t;
-- batch norm in eval mode: sum_t g_t * x_t with the normalised input x_t, and sum_t g_t.
+- linear: sum_t g_t a_t^T and sum_t g_t, most often with one position;
+- convolution: the same with the patches u_t;
+- batch norm in eval mode and layer norm: sum_t g_t * x_t with the normalised input x_t, and
+  sum_t g_t;
+- learned positions, added to the tokens: g itself.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cases import Case
+from ..cases import Case, Positions
 
-LAYERS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+LAYERS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, Positions)
 PIECE_FLOATS = 25 * 3 * 32 * 32
 """Of a batch of images that are run together: 10 to 50 are alike in time, fewer take less memory.
-The vectors of the MLP are run a batch at a time, which is a quarter faster than 50.
+Vectors and tokens are run a batch at a time: for the MLP a quarter faster than 50.
 """
 
 
@@ -35,8 +37,9 @@ class Layer:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
         self.is_linear = isinstance(module, nn.Linear)
-        self.is_norm = isinstance(module, nn.BatchNorm2d)
-        self.has_bias = module.bias is not None
+        self.is_norm = isinstance(module, nn.BatchNorm2d | nn.LayerNorm)
+        self.is_shift = isinstance(module, Positions)
+        self.has_bias = not self.is_shift and module.bias is not None
         self.o = len(module.weight)
         self.i = module.weight[0].numel()
         self.size = sum(p.numel() for p in module.parameters())
@@ -45,7 +48,9 @@ class Layer:
     def met(self, a: Tensor) -> Tensor:
         """What the gradient at each output position meets: (n, T, i), for batch norm (n, T, o)."""
         if self.is_linear:
-            return a.unsqueeze(1)
+            return a.view(len(a), -1, self.i)
+        if isinstance(self.module, nn.LayerNorm):
+            return F.layer_norm(a, (self.o,), eps=self.module.eps)
         a = a.permute(0, 2, 3, 1)
         if self.is_norm:
             rstd = (self.module.running_var + self.module.eps).rsqrt()
@@ -56,7 +61,7 @@ class Layer:
 
     def rows(self, g: Tensor) -> Tensor:
         """Output gradients by position: (n, T, o)."""
-        return g.unsqueeze(1) if self.is_linear else g.permute(0, 2, 3, 1).flatten(1, 2)
+        return g.permute(0, 2, 3, 1).flatten(1, 2) if g.ndim == 4 else g.view(len(g), -1, self.o)
 
     def flat(self, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         """The pieces of the layer's stretch of the flat parameter vector."""
@@ -98,7 +103,7 @@ class Network:
         self.taken[j] = inputs[0].detach()
         # The first layers' outputs are where the backward ends.
         self.kept[j] = output if output.requires_grad else output.requires_grad_()
-        self.layers[j].positions = output[0, 0].numel()
+        self.layers[j].positions = output[0].numel() // self.layers[j].o
 
     def run(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The outputs of the network, and the inputs and outputs of its layers."""
@@ -114,7 +119,7 @@ def inputs_of(case: Case) -> list[Tensor]:
 def pieces(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """What is run together, images with channels last in memory."""
     for batch in batches:
-        if batch.ndim == 2:
+        if batch.ndim < 4:
             yield batch
             continue
         for x in batch.split(PIECE_FLOATS // batch[0].numel()):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..cases import OUTPUTS, Case
 from ..program import (
@@ -87,7 +88,8 @@ class PlainTorch:
         self.buffers = dict(case.model.named_buffers())
 
     def function(self, parameters: Gradients, x: Tensor) -> Tensor:
-        return functional_call(self.case.model, {**parameters, **self.buffers}, (x,))
+        with sdpa_kernel(SDPBackend.MATH):  # `vmap` has no rule for the fused attention
+            return functional_call(self.case.model, {**parameters, **self.buffers}, (x,))
 
     def single(self, parameters: Gradients, x: Tensor) -> Tensor:
         return self.function(parameters, x.unsqueeze(0)).squeeze(0)

@@ -74,7 +74,10 @@ WAYS = {
     "gru": {"cell.weight_ih_l0": LOOPED, "head.weight": "linear"},
     "module called twice": {"inner.weight": "linear"},
     "tied weights": {"first.weight": "linear"},
-    "raw parameter added": {"shift": GENERIC, "first.weight": "linear"},
+    "raw parameter added": {"shift": "addition", "first.weight": "linear"},
+    "raw parameters added in other shapes": {"*": "addition", "head.weight": "linear"},
+    "raw positional embedding and class token": {"token": GENERIC, "places": "addition"},
+    "raw parameter added after a factor": {"shift": GENERIC},
     "weight norm": {"0.parametrizations.weight.original0": GENERIC, "0.bias": "linear"},
     "frozen layers": {"2.weight": "linear"},
     "unused layer": {"idle.weight": "unused", "first.weight": "linear"},
@@ -87,7 +90,8 @@ def test_each_parameter_takes_the_expected_way(name: str) -> None:
     found = swept(named(name))[0].plan.ways
     expected = WAYS[name]
     if "*" in expected:
-        expected = dict.fromkeys(found, expected["*"])
+        expected = {**dict.fromkeys(found, expected["*"]), **expected}
+        del expected["*"]
     wrong = {
         key: found[key]
         for key, way in expected.items()

@@ -7,7 +7,9 @@ set, every entry is formed; without, only the lower block triangle, for `mirror_
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from pullback.linalg import add_gram_, mirror_
 # The features of the first set, and those of the second where there is one.
 Slab = Float[Tensor, "k n b"]
 Second = Float[Tensor, "k m b"] | None
+# Gradients (n, o), one tensor for each of k outputs.
+Apart = Sequence[Tensor]
 
 
 class Arrangement(ABC):
@@ -23,9 +27,11 @@ class Arrangement(ABC):
 
     Attributes:
         one: whether they are one kernel, rather than one for each output.
+        apart: whether each output meets none but itself.
     """
 
     one = True
+    apart = True
 
     @abstractmethod
     def pairs(self, outputs: int) -> int:
@@ -36,12 +42,12 @@ class Arrangement(ABC):
         """The shape of the accumulated kernel."""
 
     @abstractmethod
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
-        """Add the inner products of features."""
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
+        """Add the inner products of features, of outputs from the `first` on."""
 
     @abstractmethod
-    def add_product_(
-        self, total: Tensor, left: Slab, right: Second, inputs: Float[Tensor, "n m"]
+    def add_products_(
+        self, total: Tensor, left: Apart, right: Apart | None, inputs: Float[Tensor, "n m"]
     ) -> None:
         """Add the inner products of gradients, each times that of the samples' inputs."""
 
@@ -53,22 +59,29 @@ class Arrangement(ABC):
 class AllPairs(Arrangement):
     """Every pair of outputs: accumulated as (k, n, k, m), seen as (n, k, m, k)."""
 
+    apart = False
+
     def pairs(self, outputs: int) -> int:
         return outputs**2
 
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, outputs, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         _add_(total.flatten(2).flatten(0, 1), left.flatten(0, 1), _joined(right))
 
-    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
-        others = left if right is None else right
+    def add_products_(
+        self, total: Tensor, left: Apart, right: Apart | None, inputs: Tensor
+    ) -> None:
+        others = torch.cat(list(left if right is None else right))
+        n, m = inputs.shape
+        space = inputs.new_empty(n * len(others))
         for output, rows in enumerate(left):
-            count = output + 1 if right is None else len(others)
-            products = rows @ others[:count].flatten(0, 1).T
-            shaped = products.view(len(rows), count, -1)
-            total[output, :, :count].addcmul_(shaped, inputs.unsqueeze(1))
+            columns = (output + 1) * m if right is None else len(others)
+            products = space[: n * columns].view(n, columns)
+            torch.mm(rows, others[:columns].T, out=products)
+            shaped = products.view(n, -1, m)
+            total[output, :, : shaped.shape[1]].addcmul_(shaped, inputs.unsqueeze(1))
 
     def finished(self, total: Tensor, symmetric: bool) -> Tensor:
         if symmetric:
@@ -85,14 +98,17 @@ class Summed(Arrangement):
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return rows, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         for output, rows in enumerate(left):
             _add_(total, rows, None if right is None else right[output])
 
-    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
-        rows = left.transpose(0, 1).flatten(1)
-        others = rows if right is None else right.transpose(0, 1).flatten(1)
-        total.addcmul_(rows @ others.T, inputs)
+    def add_products_(
+        self, total: Tensor, left: Apart, right: Apart | None, inputs: Tensor
+    ) -> None:
+        products = torch.zeros_like(total)
+        for rows, others in zip(left, left if right is None else right, strict=True):
+            products.addmm_(rows, others.T)
+        total.addcmul_(products, inputs)
 
     def finished(self, total: Tensor, symmetric: bool) -> Tensor:
         return mirror_(total) if symmetric else total
@@ -109,14 +125,15 @@ class Separate(Arrangement):
     def shape(self, outputs: int, rows: int, columns: int) -> tuple[int, ...]:
         return outputs, rows, columns
 
-    def add_rows_(self, total: Tensor, left: Slab, right: Second) -> None:
+    def add_rows_(self, total: Tensor, left: Slab, right: Second, first: int = 0) -> None:
         for output, rows in enumerate(left):
-            _add_(total[output], rows, None if right is None else right[output])
+            _add_(total[first + output], rows, None if right is None else right[output])
 
-    def add_product_(self, total: Tensor, left: Slab, right: Second, inputs: Tensor) -> None:
-        others = left if right is None else right
-        for output, rows in enumerate(left):
-            total[output].addcmul_(rows @ others[output].T, inputs)
+    def add_products_(
+        self, total: Tensor, left: Apart, right: Apart | None, inputs: Tensor
+    ) -> None:
+        for own, rows, others in zip(total, left, left if right is None else right, strict=True):
+            own.addcmul_(rows @ others.T, inputs)
 
     def finished(self, total: Tensor, symmetric: bool) -> Tensor:
         return mirror_(total) if symmetric else total

@@ -13,7 +13,10 @@ needed.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +25,8 @@ from torch import Tensor
 
 from pullback.kernels.arrangement import Arrangement, Slab
 from pullback.parameters import by_owner, owner_of
-from pullback.tape.affine import AffineUse
+from pullback.tape.affine import AffineLayout, AffineUse
+from pullback.tape.record import Plan
 from pullback.tape.sweep import Part
 from pullback.tape.use import Gradients, flat_rows
 
@@ -40,19 +44,28 @@ class Features(Protocol):
         cotangents: number of combinations of the network's outputs k.
         outputs: how many outputs the layer's weight has; slabs are ranges of them.
         width: features of one of these.
+        derived: numbers for each sample that the features are made from, kept until `release`.
     """
 
     samples: int
     cotangents: int
     outputs: int
     width: int
+    derived: int
 
     def empty(self, *shape: int) -> Tensor:
         """Memory for features, on their device and in their precision."""
         ...
 
-    def fill(self, out: Float[Tensor, "k n b"], start: int, stop: int) -> None:
-        """Write the features of outputs `start` to `stop`; those of a bias are not among them."""
+    def fill(self, out: Float[Tensor, "k n b"], chosen: slice, start: int, stop: int) -> None:
+        """Write the features of the chosen cotangents and of outputs `start` to `stop`.
+
+        Those of a bias are not among them.
+        """
+        ...
+
+    def release(self) -> None:
+        """Forget what the features were made from; it is made again when asked for."""
         ...
 
     def bias_rows(self) -> Float[Tensor, "k n b"] | None:
@@ -76,28 +89,31 @@ class WrittenOut:
         bias: those of the bias, (k, n, G outputs).
     """
 
+    derived = 0
+
     def __init__(
         self, rows: Float[Tensor, "k n g o i"], bias: Float[Tensor, "k n b"] | None = None
     ) -> None:
-        self._rows, self._biases = [rows], [] if bias is None else [bias]
+        self._rows, self._biases = list(rows), [] if bias is None else [bias]
         self.cotangents, self.samples, groups, self.outputs, features = rows.shape
         self.width = groups * features
 
     def empty(self, *shape: int) -> Tensor:
         return self._rows[0].new_empty(shape)
 
-    def fill(self, out: Tensor, start: int, stop: int) -> None:
-        filled = 0
-        for rows in self._rows:
-            chosen = rows[..., start:stop, :]
-            out[filled : filled + len(rows)].view(chosen.shape).copy_(chosen)
-            filled += len(rows)
+    def fill(self, out: Tensor, chosen: slice, start: int, stop: int) -> None:
+        for target, one in zip(out, self._rows[chosen], strict=True):
+            values = one[..., start:stop, :]
+            target.view(values.shape).copy_(values)
+
+    def release(self) -> None:
+        return
 
     def bias_rows(self) -> Tensor | None:
         return torch.cat(self._biases) if self._biases else None
 
     def finite(self) -> bool:
-        return all(bool(rows.sum().isfinite()) for rows in self._rows)
+        return _finite(self._rows)
 
     def extend(self, more: WrittenOut) -> None:
         self._rows += more._rows
@@ -121,25 +137,33 @@ class Factored:
         self.cotangents, self.samples = len(gradients), gradients[0].shape[2]
         self.outputs = use.layout.outputs
         self.width = use.layout.groups * use.layout.inputs
+        self.derived = use.floats[0]
 
     def empty(self, *shape: int) -> Tensor:
         return self.gradients[0].new_empty(shape)
 
-    def fill(self, out: Tensor, start: int, stop: int) -> None:
+    def fill(self, out: Tensor, chosen: slice, start: int, stop: int) -> None:
         layout = self.use.layout
         shape = (*out.shape[:2], layout.groups, stop - start, layout.inputs)
-        self.use.weight_rows([g[:, start:stop] for g in self.gradients], out.view(shape))
+        self.use.weight_rows([g[:, start:stop] for g in self.gradients[chosen]], out.view(shape))
+
+    def release(self) -> None:
         self.use.release()
 
     def bias_rows(self) -> Tensor | None:
         return None if self.use.bias is None else self.use.bias_rows(self.gradients)
 
     def finite(self) -> bool:
-        return all(bool(g.sum().isfinite()) for g in self.gradients)
+        return _finite(self.gradients)
 
     def extend(self, more: Factored) -> None:
         self.gradients += more.gradients
         self.cotangents += more.cotangents
+
+
+def _finite(values: Sequence[Tensor]) -> bool:
+    """Whether no entry of these is NaN or infinite: their sum is not if one is."""
+    return math.isfinite(float(torch.stack([one.sum() for one in values]).sum()))
 
 
 def features_by_owner(
@@ -167,13 +191,89 @@ def features_by_owner(
 
 def _of_weight(use: AffineUse, g: Gradients, pairs: int, method: str | None) -> Features:
     """The features of a weight and its bias, in the form that takes least."""
-    positions, o, i = g[0].shape[-1], use.layout.outputs, use.layout.inputs
-    of_pairs = positions**2 * (i + pairs * (o + PASS))
-    if method == "structured" or (method is None and of_pairs < pairs * o * i):
+    positions = g[0].shape[-1]
+    if _is_structured(use.layout, positions, pairs, method):
         return Factored(use, g, structured=True)
-    if positions < i:
+    if positions < use.layout.inputs:
         return Factored(use, g, structured=False)
     return WrittenOut(use.weight_rows(g), None if use.bias is None else use.bias_rows(g))
+
+
+def _is_structured(layout: AffineLayout, positions: int, pairs: int, method: str | None) -> bool:
+    o, i = layout.outputs, layout.inputs
+    of_pairs = positions**2 * (i + pairs * (o + PASS))
+    return method == "structured" or (method is None and of_pairs < pairs * o * i)
+
+
+def factored(plan: Plan, pairs: int, method: str | None) -> set[str]:
+    """The parameters whose features are kept as inputs and gradients, and no patches written out.
+
+    Args:
+        plan: how they are used.
+        pairs: how many pairs of outputs there are.
+        method: as for `features_by_owner`.
+    """
+    found: set[str] = set()
+    for use in plan.floats:
+        layout = plan.affine.get(use.names)
+        if layout is None or any(plan.uses[name] > 1 for name in use.names):
+            continue
+        positions = use.inputs // (layout.groups * layout.inputs)
+        if positions < layout.inputs or _is_structured(layout, positions, pairs, method):
+            found.update(use.names)
+    return found
+
+
+class Room:
+    """Memory for slabs that is used again: fresh pages take as long as what is written into them.
+
+    Args:
+        memory: bytes that a slab may take.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self._space: Tensor | None = None
+
+    def slab(self, features: Features, *shape: int) -> Slab:
+        """Room for features of that shape; what was there before is lost."""
+        size = math.prod(shape)
+        if self._space is None or self._space.numel() < size:
+            self._space = None  # before there is another
+            self._space = features.empty(size)
+        return self._space[:size].view(shape)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the features of a layer are cut into slabs.
+
+    Attributes:
+        cotangents: how many in a slab.
+        width: how many outputs of the layer in a slab.
+        kept: whether what the features are made from is kept for the next slab.
+    """
+
+    cotangents: int
+    width: int
+    kept: bool
+
+    @classmethod
+    def of(cls, pieces: Sequence[Features], arrangement: Arrangement, memory: int) -> Cut:
+        """What fits into so many bytes.
+
+        Where the network's outputs never meet, slabs of one cotangent are quicker, and a quarter of
+        the memory is enough: many of a layer's outputs at a time make products of a good shape.
+        """
+        first, samples = pieces[0], sum(piece.samples for piece in pieces)
+        itemsize = first.empty(0).element_size()
+        kept = sum(piece.samples * piece.derived for piece in pieces) * itemsize <= memory
+        if arrangement.apart and kept:
+            cotangents, memory = 1, memory // 4
+        else:
+            cotangents = first.cotangents
+        width = memory // max(1, samples * cotangents * first.width * itemsize)
+        return cls(cotangents, max(1, width), kept)
 
 
 def add_kernel_(
@@ -181,7 +281,7 @@ def add_kernel_(
     arrangement: Arrangement,
     left: Sequence[Features],
     right: Sequence[Features] | None,
-    memory: int,
+    rooms: tuple[Room, Room],
 ) -> None:
     """Add the kernel of a layer's features on two sets, in place.
 
@@ -190,36 +290,42 @@ def add_kernel_(
         arrangement: which entries to form.
         left: features of successive samples.
         right: likewise; None for the kernel of `left` with itself.
-        memory: bytes that the features of one slab may take.
+        rooms: where a slab of each is formed.
     """
     ours, theirs = _structured(left), None if right is None else _structured(right)
     if ours and (theirs or right is None):
         _add_pairs_(total, arrangement, ours, theirs)
         return
-    samples = sum(piece.samples for piece in (*left, *(right or ())))
-    width = max(1, memory // (samples * left[0].cotangents * left[0].width * total.element_size()))
+    cut = Cut.of([*left, *(right or ())], arrangement, rooms[0].memory)
     if right is None:
-        for rows in _slabs(left, width):
-            arrangement.add_rows_(total, rows, None)
+        for output, rows in _slabs(left, cut, rooms[0]):
+            arrangement.add_rows_(total, rows, None, output)
     else:
-        for rows, others in zip(_slabs(left, width), _slabs(right, width), strict=True):
-            arrangement.add_rows_(total, rows, others)
+        slabs = zip(_slabs(left, cut, rooms[0]), _slabs(right, cut, rooms[1]), strict=True)
+        for (output, rows), (_, others) in slabs:
+            arrangement.add_rows_(total, rows, others, output)
 
 
-def _slabs(pieces: Sequence[Features], width: int) -> Iterator[Slab]:
-    """The features of all samples, those of `width` outputs at a time, then those of the bias."""
+def _slabs(pieces: Sequence[Features], cut: Cut, room: Room) -> Iterator[tuple[int, Slab]]:
+    """The features of all samples, with the number of the first cotangent; the bias comes last."""
     first, samples = pieces[0], sum(piece.samples for piece in pieces)
-    for start in range(0, first.outputs, width):
-        stop = min(start + width, first.outputs)
-        slab = first.empty(first.cotangents, samples, first.width * (stop - start))
+    starts = range(0, first.outputs, cut.width)
+    for cotangent, start in itertools.product(range(0, first.cotangents, cut.cotangents), starts):
+        stop = min(start + cut.width, first.outputs)
+        slab = room.slab(first, cut.cotangents, samples, first.width * (stop - start))
+        chosen = slice(cotangent, cotangent + cut.cotangents)
         filled = 0
         for piece in pieces:
-            piece.fill(slab[:, filled : filled + piece.samples], start, stop)
+            piece.fill(slab[:, filled : filled + piece.samples], chosen, start, stop)
             filled += piece.samples
-        yield slab
+            if not cut.kept:
+                piece.release()
+        yield cotangent, slab
+    for piece in pieces:
+        piece.release()
     biases = [bias for piece in pieces if (bias := piece.bias_rows()) is not None]
     if biases:
-        yield torch.cat(biases, dim=1)
+        yield 0, torch.cat(biases, dim=1)
 
 
 def _structured(pieces: Sequence[Features]) -> list[Factored]:
@@ -247,20 +353,29 @@ def _add_pairs_(
                     products += 1
                 # One position with itself: half the entries are enough.
                 alone = right is None and len(ours) == 1
-                arrangement.add_product_(total, gradients, None if alone else back, products)
+                arrangement.add_products_(total, gradients, None if alone else back, products)
     for piece in (*left, *(right or ())):
         piece.use.release()
 
 
 def _factors(
     pieces: Sequence[Factored], group: int
-) -> list[tuple[Float[Tensor, "n i"], Float[Tensor, "k n o"]]]:
-    """Inputs and gradients of all samples, position by position."""
-    found = []
-    for position in range(pieces[0].positions):
-        inputs = torch.cat([piece.use.a[group, ..., position].T for piece in pieces])
-        gradients = [
-            torch.stack([g[group, ..., position].T for g in piece.gradients]) for piece in pieces
-        ]
-        found.append((inputs, torch.cat(gradients, dim=1)))
-    return found
+) -> list[tuple[Float[Tensor, "n i"], list[Float[Tensor, "n o"]]]]:
+    """Inputs and gradients of all samples, the latter by cotangent, position by position."""
+    inputs = [piece.use.a for piece in pieces]
+    gradients = list(zip(*(piece.gradients for piece in pieces), strict=True))
+    return [
+        (
+            _at(inputs, group, position),
+            [_at(of_pieces, group, position) for of_pieces in gradients],
+        )
+        for position in range(pieces[0].positions)
+    ]
+
+
+def _at(
+    pieces: Sequence[Float[Tensor, "g c _ t"]], group: int, position: int
+) -> Float[Tensor, "n c"]:
+    """The rows of all samples at one position, copied only where they lie apart."""
+    rows = [piece[group, ..., position].T for piece in pieces]
+    return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)

@@ -12,7 +12,7 @@ from pullback.batches import check_fits, working_memory
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.kernels.arrangement import AllPairs, Arrangement, Separate, Single, Summed
-from pullback.kernels.features import Features, add_kernel_, features_by_owner
+from pullback.kernels.features import Features, Room, add_kernel_, factored, features_by_owner
 from pullback.tape.sweep import Sweep
 
 Outputs = str | int | tuple[int, int] | Tensor
@@ -59,7 +59,9 @@ def collected(sweep: Sweep, arrangement: Arrangement, method: str | None) -> Col
         InputError: they are not finite.
     """
     parts: dict[tuple[str, tuple[str, ...]], list[Features]] = {}
-    for step in sweep.steps("tangent features"):
+    count = sweep.source.count(sweep.plan.outputs)
+    unasked = factored(sweep.plan, arrangement.pairs(count), method)
+    for step in sweep.steps("tangent features", unasked=unasked):
         for part in step.parts():
             for owner, features in features_by_owner(part, arrangement, method).items():
                 if not features.finite():
@@ -72,7 +74,6 @@ def collected(sweep: Sweep, arrangement: Arrangement, method: str | None) -> Col
                     pieces.append(features)
                 else:
                     pieces[-1].extend(features)
-    count = sweep.source.count(sweep.plan.outputs)
     return Collected(parts, sweep.samples, sweep.plan.outputs, count)
 
 
@@ -111,11 +112,12 @@ def matrices(
         for layer in layers
     }
     budget = working_memory(sweep.memory, network.device)
+    rooms = Room(budget), Room(budget)
     for key in list(left.parts):
         ours = left.parts[key] if keep else left.parts.pop(key)
         theirs = None
         if right is not None:
             theirs = right.parts[key] if keep else right.parts.pop(key)
-        add_kernel_(totals[key[0] if by_layer else ""], arrangement, ours, theirs, budget)
+        add_kernel_(totals[key[0] if by_layer else ""], arrangement, ours, theirs, rooms)
     alone = right is None
     return {layer: arrangement.finished(total, alone) for layer, total in totals.items()}

@@ -1,7 +1,7 @@
-"""Normalisation layers: an elementwise scale and shift of a normalised input.
+"""Elementwise operations: the scale and shift of normalisation layers, and parameters added.
 
-Layouts: `x` (e, n, t) is the normalised input and `g` k gradients (e, n, t), for e elements of the
-scale and t positions that share each of them.
+Layouts of the former: `x` (e, n, t) is the normalised input and `g` k gradients (e, n, t), for e
+elements of the scale and t positions that share each of them.
 """
 
 from __future__ import annotations
@@ -84,3 +84,35 @@ class ScaleUse(Use):
     def _per_parameter(self, values: list[Float[Tensor, "e n"]]) -> Float[Tensor, "k n *shape"]:
         stacked = torch.stack([value.T for value in values])
         return stacked.reshape(*stacked.shape[:2], *self.shape)
+
+
+class ShiftUse(Use):
+    """A use `x + shift`: learned positions, a bias by hand.
+
+    Here `g` is k gradients (n, *shape), the sums over what shares an element of the shift.
+
+    Args:
+        shift: its name.
+        shape: its shape.
+        dtype: its precision.
+    """
+
+    way = "addition"
+
+    def __init__(self, shift: str, shape: torch.Size, dtype: torch.dtype) -> None:
+        self.names = (shift,)
+        self.shape = shape
+        self.dtype = accumulation_dtype(dtype)
+
+    def lay_out(self, gradient: Tensor) -> Float[Tensor, "n *shape"]:
+        values = gradient.to(self.dtype)
+        own = self.shape[1:] if len(self.shape) == values.ndim else self.shape
+        between = (1,) * (values.ndim - 1 - len(own))
+        return values.sum_to_size(len(values), *between, *own).reshape(len(values), *self.shape)
+
+    @property
+    def floats(self) -> tuple[int, int]:
+        return 0, math.prod(self.shape)
+
+    def per_sample(self, g: Gradients) -> dict[str, Tensor]:
+        return {self.names[0]: torch.stack(g)}

@@ -1,6 +1,6 @@
 """The generic way: exact per-sample gradients by `torch.func`, for whatever has no rule.
 
-An LSTM, attention, a raw parameter in an arithmetic expression, a reparametrised weight: the module
+An LSTM, attention, a raw parameter in a product, a reparametrised weight: the module
 is run on each sample by itself and differentiated with respect to these parameters alone. All
 samples go at once under `vmap`; a module that `vmap` cannot follow is run sample by sample.
 """

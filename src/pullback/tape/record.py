@@ -204,6 +204,7 @@ class Plan:
         itemsize: int,
         rows: int = 0,
         once: Collection[str] = (),
+        unasked: Collection[str] = (),
     ) -> tuple[int, int]:
         """How many samples, with how many cotangents, the memory holds at a time.
 
@@ -213,9 +214,11 @@ class Plan:
             itemsize: bytes of a number.
             rows: further numbers that the caller keeps for each sample and cotangent.
             once: parameters of which the inputs are not kept for further cotangents.
+            unasked: parameters of which the inputs are not written out at all.
         """
-        kept = sum(use.inputs for use in self.floats if not set(use.names) <= set(once))
-        passing = max((use.inputs for use in self.floats if set(use.names) <= set(once)), default=0)
+        written = [use for use in self.floats if not set(use.names) <= set(unasked)]
+        kept = sum(use.inputs for use in written if not set(use.names) <= set(once))
+        passing = max((use.inputs for use in written if set(use.names) <= set(once)), default=0)
         inputs = max(1, kept + passing) * itemsize
         gradients = (sum(use.gradients for use in self.floats) + rows) * itemsize
         # Rather than fewer samples than some, take fewer cotangents.

@@ -15,11 +15,12 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pullback.tape.affine import AffineUse, Window
-from pullback.tape.elementwise import ScaleUse
+from pullback.tape.elementwise import ScaleUse, ShiftUse
 from pullback.tape.lookup import LookupUse
 from pullback.tape.use import Use
 
@@ -286,6 +287,30 @@ def _scale(
         bias,
         lambda w, b: ScaleUse(w, b, shape, input, normalise, channels_first),
     )
+
+
+@rule(torch.add, Tensor.add)
+def addition(input: Tensor, other: object, *, alpha: int | float = 1) -> Site | None:
+    """A shift that all samples share, as learned positions are."""
+    if not isinstance(other, Tensor) or alpha != 1:
+        return None
+    if _is_shared(other, input):
+        x, shift = input, other
+    elif _is_shared(input, other):
+        x, shift = other, input
+    else:
+        return None
+
+    def make(name: str | None, _: str | None) -> Use:
+        assert name is not None  # there is no bias, so the call is recorded for its shift
+        return ShiftUse(name, shift.shape, shift.dtype)
+
+    return Site(x, shift, None, make)
+
+
+def _is_shared(shift: Tensor, x: Tensor) -> bool:
+    """Whether the values of all samples, the first dimension of x, are shifted alike."""
+    return shift.ndim < x.ndim or (shift.ndim == x.ndim > 0 and len(shift) == 1)
 
 
 @rule(F.embedding)

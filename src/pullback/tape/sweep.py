@@ -100,6 +100,7 @@ class Step:
     """A piece of the data with some of its cotangents.
 
     Attributes:
+        groups: the places of uses of parameters that belong together.
         start: the position of the piece's first sample in the data.
         piece: the samples.
         cotangents: which of the cotangents.
@@ -108,6 +109,7 @@ class Step:
 
     uses: list[Use]
     gradients: list[Gradients]
+    groups: list[list[int]]
     start: int
     piece: Batch
     cotangents: slice
@@ -125,7 +127,7 @@ class Step:
 
     def parts(self) -> Iterator[Part]:
         """The contributions of parameters that belong together."""
-        for members in connected(self.uses):
+        for members in self.groups:
             uses = tuple(self.uses[m] for m in members)
             yield Part(uses, tuple(self.gradients[m] for m in members), self.samples)
 
@@ -187,6 +189,7 @@ class Sweep:
         once: Collection[str] = (),
         first: int = 0,
         touched: int = 0,
+        unasked: Collection[str] = (),
     ) -> Iterator[Step]:
         """One pass over the data.
 
@@ -197,6 +200,7 @@ class Sweep:
             once: parameters of which the inputs are asked for with the first cotangents alone.
             first: how many samples to leave out at the beginning.
             touched: bytes that the caller reads and writes for each step, whatever its size.
+            unasked: parameters of which the inputs are not asked for.
         """
         plan, source = self.plan, self.source
         network = self.network.arranged()
@@ -204,7 +208,7 @@ class Sweep:
         draws = source.open(first)
         self.samples = first
         itemsize, cotangents = network.space.dtype.itemsize, source.count(plan.outputs)
-        most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once)
+        most, at_once = plan.capacity(cotangents, memory, itemsize, rows, once, unasked)
         with undisturbed():
             # Half of what fits stays nearer to the caches.
             for batch in joined(after(self.tracked(description), first), most // 2):
@@ -216,12 +220,13 @@ class Sweep:
                         use.cotangents = len(drawn)
                     self.samples += len(piece)
                     start = self.samples - len(piece)
-                    squared = _squarable(tape.uses, squares)
+                    groups = connected(tape.uses)
+                    squared = _squarable(tape.uses, groups, squares)
                     for some in range(0, len(drawn), at_once):
                         chosen = slice(some, min(some + at_once, len(drawn)))
                         gradients = tape.gradients(drawn.part(chosen.start, chosen.stop), squared)
                         last = chosen.stop == len(drawn)
-                        yield Step(tape.uses, gradients, start, piece, chosen, last)
+                        yield Step(tape.uses, gradients, groups, start, piece, chosen, last)
 
     def squared_norms(self, description: str) -> Float[Tensor, "k n"]:
         """The squared norm of each sample's gradient for each cotangent, in double precision."""
@@ -249,11 +254,13 @@ class Sweep:
         return joined(self.tracked(description), most // 2)
 
 
-def _squarable(uses: Sequence[Use], names: Collection[str]) -> set[int]:
+def _squarable(
+    uses: Sequence[Use], groups: Sequence[Sequence[int]], names: Collection[str]
+) -> set[int]:
     """The places of uses, of parameters among those named, that need no more than squares."""
     if not names:
         return set()
-    alone = {members[0] for members in connected(uses) if len(members) == 1}
+    alone = {members[0] for members in groups if len(members) == 1}
     return {
         place for place in alone if uses[place].factorises and set(uses[place].names) <= set(names)
     }
