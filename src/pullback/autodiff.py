@@ -21,6 +21,7 @@ from pullback.batches import Batch, Batches
 from pullback.cotangents import ReadOut
 from pullback.network import Network, check_finite_outputs, undisturbed
 from pullback.parameters import ParameterVector
+from pullback.tangents import RULES
 from pullback.tape.generic import Linearised
 from pullback.tape.sweep import Sweep
 from pullback.tape.use import flat_rows
@@ -178,7 +179,7 @@ def _outputs_and_change(
 class AsInReverse(TorchFunctionMode):
     """Takes away tangents where reverse mode would not propagate a gradient.
 
-    Linear layers, whose own rule for tangents takes a fifth longer than it has to, get another.
+    Operations whose own rule for tangents takes longer than it has to get another.
     """
 
     def __torch_function__(
@@ -188,8 +189,8 @@ class AsInReverse(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is F.linear and torch.is_grad_enabled() and not in_transform():
-            return _linear(*args, **(kwargs or {}))
+        if func in RULES and torch.is_grad_enabled() and not in_transform():
+            return RULES[func](*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if func is F.embedding:
             return _without_padding(result, *args, **(kwargs or {}))
@@ -201,25 +202,6 @@ class AsInReverse(TorchFunctionMode):
 def in_transform() -> bool:
     """Whether a transform of `torch.func` is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b` and its tangent, by as many products as there are tangents of x and W."""
-    x, dx = forward_ad.unpack_dual(input)
-    weight, dweight = forward_ad.unpack_dual(weight)
-    bias, dbias = (None, None) if bias is None else forward_ad.unpack_dual(bias)
-    value = F.linear(x, weight, bias)
-    if dweight is not None:
-        change = F.linear(x, dweight, dbias)
-    elif dbias is not None:
-        change = dbias.expand_as(value)
-    elif dx is not None:
-        return forward_ad.make_dual(value, F.linear(dx, weight))
-    else:
-        return value
-    if dx is not None:
-        change = change + F.linear(dx, weight)
-    return forward_ad.make_dual(value, change)
 
 
 def _without_padding(
