@@ -14,6 +14,7 @@ from pullback.kernels.cost import KernelCost, kernel_cost
 from pullback.kernels.dense import TangentKernel
 from pullback.kernels.spectra import alignment, effective_rank, trace_ratios
 from pullback.kernels.tangent import tangent_kernel
+from pullback.linear import LinearizedModel, linearize
 from pullback.metrics.average import average
 from pullback.metrics.cost import Cost, cost
 from pullback.metrics.fisher import fisher
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "Jacobian",
     "KernelCost",
+    "LinearizedModel",
     "Metric",
     "Network",
     "ParameterSpace",
@@ -46,6 +48,7 @@ __all__ = [
     "kernel_cost",
     "kernels",
     "likelihoods",
+    "linearize",
     "quality",
     "tangent_kernel",
     "trace_ratios",

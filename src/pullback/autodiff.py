@@ -1,7 +1,7 @@
 """`J v` and `J^T u` on one batch, by automatic differentiation of the whole module.
 
 What a parameter's gradient is, reverse mode defines: an embedding's padding row has none, nor has
-what is computed under `no_grad`. Forward mode knows neither, so `_AsInReverse` teaches it.
+what is computed under `no_grad`. Forward mode knows neither, so `AsInReverse` teaches it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pullback.batches import Batch, Batches
 from pullback.cotangents import ReadOut
 from pullback.network import Network, check_finite_outputs, undisturbed
 from pullback.parameters import ParameterVector
+from pullback.tangents import RULES
 from pullback.tape.generic import Linearised
 from pullback.tape.sweep import Sweep
 from pullback.tape.use import flat_rows
@@ -132,7 +133,7 @@ def _changes(
         tensors, tangents = (network.tensors,), (network.split(vector),)
         return torch.func.jvp(lambda t: network.forward(t, batch), tensors, tangents)[1]
 
-    with _AsInReverse():
+    with AsInReverse():
         return torch.func.vmap(change)(vectors).detach()
 
 
@@ -166,7 +167,7 @@ def _outputs_and_change(
     tensors, tangents = {**network.tensors, **leaves}, network.split(vector)
     try:
         # A caller's `autograd.Function` turns tangents off, and would get zeros.
-        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _AsInReverse():
+        with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), AsInReverse():
             moving = {n: forward_ad.make_dual(t, tangents[n]) for n, t in tensors.items()}
             outputs, change = forward_ad.unpack_dual(network.forward(moving, batch))
     except (RuntimeError, NotImplementedError):
@@ -175,8 +176,11 @@ def _outputs_and_change(
     return outputs, torch.zeros_like(outputs) if change is None else change
 
 
-class _AsInReverse(TorchFunctionMode):
-    """Takes away tangents where reverse mode would not propagate a gradient."""
+class AsInReverse(TorchFunctionMode):
+    """Takes away tangents where reverse mode would not propagate a gradient.
+
+    Operations whose own rule for tangents takes longer than it has to get another.
+    """
 
     def __torch_function__(
         self,
@@ -185,12 +189,19 @@ class _AsInReverse(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func in RULES and torch.is_grad_enabled() and not in_transform():
+            return RULES[func](*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if func is F.embedding:
             return _without_padding(result, *args, **(kwargs or {}))
         if torch.is_grad_enabled():
             return result
         return pytree.tree_map_only(Tensor, lambda t: forward_ad.unpack_dual(t).primal, result)
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _without_padding(

@@ -1,4 +1,4 @@
-"""Data sets of images, by name.
+"""Data sets of images, by name, and tasks made from them.
 
 ```python
 from pullback.data import load
@@ -17,6 +17,18 @@ from pullback.data.fetched import FetchedSet, Figures, folder
 from pullback.data.images import Images, load
 from pullback.data.packages import DebianPackage, FetchError, NpmPackage
 from pullback.data.registry import ImageSet, Pixels, register, registered
+from pullback.data.tasks import (
+    Mixture,
+    NoisyLabels,
+    attributes,
+    coloured,
+    groups_of,
+    mixture,
+    noisy_labels,
+    of_two_classes,
+    two_halves,
+)
+from pullback.data.toys import disk_labels, grid_points, uniform_points, yin_yang_labels
 
 __all__ = [
     "DebianPackage",
@@ -25,10 +37,23 @@ __all__ = [
     "Figures",
     "ImageSet",
     "Images",
+    "Mixture",
+    "NoisyLabels",
     "NpmPackage",
     "Pixels",
+    "attributes",
+    "coloured",
+    "disk_labels",
     "folder",
+    "grid_points",
+    "groups_of",
     "load",
+    "mixture",
+    "noisy_labels",
+    "of_two_classes",
     "register",
     "registered",
+    "two_halves",
+    "uniform_points",
+    "yin_yang_labels",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pullback.probes.activations import RepresentationAlignment, SignSimilarity
 from pullback.probes.alignment import (
     ClassAlignment,
     GroupAlignment,
@@ -48,6 +49,8 @@ __all__ = [
     "Probe",
     "Record",
     "Recorder",
+    "RepresentationAlignment",
+    "SignSimilarity",
     "SpectralBias",
     "Spectrum",
     "SubspaceOverlap",

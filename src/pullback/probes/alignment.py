@@ -21,13 +21,13 @@ CENTRINGS = {"entries": "all", "samples": "samples"}
 """What the two centrings are called in the records, and by `TangentKernel.alignment`."""
 
 
-def aligned(kernel: TangentKernel, other: Tensor | TangentKernel, centring: str) -> float:
-    """The centred alignment; 0 where centring leaves nothing to align.
+def aligned(kernel: TangentKernel, other: Tensor | TangentKernel, centring: str | None) -> float:
+    """The alignment; 0 where centring leaves nothing to align.
 
     Args:
         kernel: of one data set with itself.
         other: labels that differ, or another kernel.
-        centring: "all" or "samples".
+        centring: "all" or "samples", None for none.
     """
     kernels = [kernel, other] if isinstance(other, TangentKernel) else [kernel]
     if any(vanishes(one, centring) for one in kernels):

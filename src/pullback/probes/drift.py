@@ -20,7 +20,7 @@ from pullback.probes.recorder import Moment
 
 
 class KernelDrift:
-    """Centred alignment of the kernel with the kernel at the reference point, by layer.
+    """Alignment of the kernel with the kernel at the reference point, by layer.
 
     1 means that the network still learns in the features it had there; the further below, the more
     the features have turned. A layer whose kernel does not vary with the sample has 0.
@@ -28,9 +28,11 @@ class KernelDrift:
     Args:
         sample: where the kernel is taken.
         start: the model at the reference point; its kernel is computed now.
+        centring: "samples" or "all" for centred alignment, None for the uncentred one.
 
     Source:
-        Cortes et al. 2012; George 2023, eq. 6.3.3, with another kernel in the place of the labels'.
+        Cortes et al. 2012; George 2023, eq. 6.3.3, with another kernel in the place of the labels';
+        section 5.2 (tangent kernel alignment, not centred).
 
     Example:
         >>> import torch
@@ -43,15 +45,20 @@ class KernelDrift:
 
     name = "drift"
 
-    def __init__(self, sample: KernelSample, start: nn.Module) -> None:
+    def __init__(
+        self, sample: KernelSample, start: nn.Module, centring: str | None = "samples"
+    ) -> None:
+        if centring not in ("samples", "all", None):
+            raise InputError(f"centring: {centring!r}; choose 'samples', 'all' or None")
         self.sample = sample
+        self.centring = centring
         with undisturbed(start) as model:
             self.start = sample.of(model)
 
     def measure(self, moment: Moment) -> dict[str, float]:
         """`{"all": alignment, layer: alignment}`, in [0, 1]."""
         now, then = parts(self.sample.kernel(moment)), parts(self.start)
-        return {layer: aligned(now[layer], then[layer], "samples") for layer in now}
+        return {layer: aligned(now[layer], then[layer], self.centring) for layer in now}
 
 
 class SubspaceOverlap:
