@@ -21,6 +21,7 @@ data: env
 bench: env
 	@scripts/peers.sh
 	$(python) -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(python) -m benchmarks.linear)
 
 lint: env
 	$(python) -m ruff check
