@@ -1,4 +1,4 @@
-"""The command line: `pullback report` and `pullback kernel`."""
+"""The command line: `pullback report`, `pullback kernel` and `pullback study`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import psutil
 import torch
 import typer
 
+from pullback import studies
 from pullback.errors import InputError
 from pullback.report import Settings, make_report
 from pullback.report.kernel import KernelSettings, make_kernel_report
@@ -170,16 +171,78 @@ def kernel(
     typer.echo(page)
 
 
+study_app = typer.Typer(
+    help="Experiments of the source documents, with claims that are judged over seeds.",
+    no_args_is_help=True,
+)
+app.add_typer(study_app, name="study")
+StudyName = Annotated[str, typer.Argument(help="One of those that `pullback study list` names.")]
+SizeOption = Annotated[
+    str, typer.Option(help="quick (minutes), full (hours) or paper (the document's own numbers).")
+]
+StudiesOption = Annotated[Path, typer.Option("--out", help="Folder of all studies.")]
+
+
+@study_app.command("list")
+def list_studies() -> None:
+    """Name the studies, their sources and their claims."""
+    for study in studies.registered():
+        typer.echo(f"{study.name}: {study.title} ({study.source})")
+        for claim in study.claims:
+            typer.echo(f"    {claim.statement}")
+
+
+@study_app.command("run")
+def run_study(
+    name: StudyName,
+    size: SizeOption = "quick",
+    out: StudiesOption = Path("pullback-studies"),
+    threads: ThreadsOption = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted; leave a page and print the verdicts."""
+    with complaints(resume=()):
+        use_threads(threads)
+        page = studies.run_study(name, size, out, progress=True)
+        say_verdicts(name, size, out)
+    typer.echo(page)
+
+
+@study_app.command("show")
+def show_study(
+    name: StudyName, size: SizeOption = "quick", out: StudiesOption = Path("pullback-studies")
+) -> None:
+    """Draw the page of a study again from what it has stored, and print the verdicts."""
+    with complaints(resume=()):
+        page = studies.show_study(name, size, out)
+        say_verdicts(name, size, out)
+    typer.echo(page)
+
+
+def say_verdicts(name: str, size: str, out: Path) -> None:
+    """A line for each claim of a finished study."""
+    for verdict in studies.verdicts(studies.find(name), studies.stored(name, size, out)):
+        numbers = "no seed has a value"
+        if verdict.mean is not None and verdict.low is not None and verdict.high is not None:
+            numbers = (
+                f"{verdict.mean:.3g}, 95 % in {verdict.low:.3g} to {verdict.high:.3g}, "
+                f"{len(verdict.values)} seeds"
+            )
+        typer.echo(f"{verdict.verdict:<6} {verdict.claim.statement} ({numbers})")
+
+
 @contextmanager
-def complaints() -> Iterator[None]:
-    """End with one line on standard error: 2 after bad input, 130 after Ctrl-C."""
+def complaints(resume: tuple[str, ...] = ("--resume",)) -> Iterator[None]:
+    """End with one line on standard error: 2 after bad input, 130 after Ctrl-C.
+
+    `resume` is what the command takes besides to go on.
+    """
     try:
         yield
     except InputError as error:
         complain(f"Error: {error}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:
-        complain(f"Interrupted. To go on: {again()}")
+        complain(f"Interrupted. To go on: {again(resume)}")
         raise typer.Exit(130) from interrupt
 
 
@@ -200,10 +263,10 @@ def complain(message: str) -> None:
     typer.echo(" ".join(message.split()), err=True)
 
 
-def again() -> str:
+def again(resume: tuple[str, ...]) -> str:
     """The command that continues this one."""
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["pullback", *words, "--resume"])
+    words = [word for word in sys.argv[1:] if word not in resume]
+    return shlex.join(["pullback", *words, *resume])
 
 
 if __name__ == "__main__":
