@@ -359,6 +359,11 @@ class TestBadInput:
         with pytest.raises(InputError, match="requires a gradient"):
             pb.linearize(smooth().requires_grad_(False))
 
+    def test_batch_norm_that_always_takes_statistics_of_the_batch(self) -> None:
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+        with pytest.raises(InputError, match="1: batch norm without running statistics"):
+            pb.linearize(model)
+
     def test_a_point_of_another_kind(self) -> None:
         with pytest.raises(REFUSED, match="at"):
             pb.linearize(smooth(), at={})  # type: ignore[arg-type]

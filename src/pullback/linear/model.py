@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from pullback.errors import InputError
@@ -47,7 +48,8 @@ def linearize(
         bias: False for `J(x; w0) (w - w_start)` alone, which is zero where training starts.
 
     Raises:
-        InputError: nothing requires a gradient, the point does not fit, or there is no such order.
+        InputError: nothing requires a gradient, the point does not fit, batch norm has no running
+            statistics, or there is no such order.
 
     Source:
         Ortiz-Jimenez et al. 2021, eq. 1 and section 4.3; Ortiz-Jimenez 2023, eqs. 4.1 and 4.15 and
@@ -95,6 +97,7 @@ class LinearizedModel(nn.Module):
         self.moving = tuple(n for n, p in model.named_parameters() if p.requires_grad)
         if not self.moving:
             raise InputError("model: has no parameter that requires a gradient")
+        _refuse_statistics_of_the_batch(model)
         self.point = frozen(_at(model, at, self.moving))
         self.start = None if bias else frozen(copy.deepcopy(model))
         self.train(model.training)
@@ -152,6 +155,15 @@ class LinearizedModel(nn.Module):
         value, change, *rest = terms
         total = value + change if self.bias else change
         return total + rest[0] / 2 if rest else total
+
+
+def _refuse_statistics_of_the_batch(model: nn.Module) -> None:
+    for name, part in model.named_modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            raise InputError(
+                f"model: {name or 'the module'}: batch norm without running statistics has no "
+                "function of a single sample; take track_running_stats=True, or another norm"
+            )
 
 
 def _real(leaf: object) -> bool:

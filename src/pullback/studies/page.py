@@ -71,7 +71,7 @@ def _words(verdict: Verdict) -> dict[str, str]:
     return {
         "statement": claim.statement,
         "statistic": claim.statistic,
-        "threshold": f"{'above' if claim.above else 'below'} {short(claim.threshold)}",
+        "threshold": f"{'above' if claim.above else 'below'} {short(claim.threshold)}".replace("-", "−"),
         "mean": "none" if verdict.mean is None else short(verdict.mean).replace("-", "−"),
         "interval": interval.replace("-", "−"),
         "seeds": f"{len(verdict.values)}" + (f" of {len(verdict.values) + verdict.missing}" if
