@@ -67,14 +67,18 @@ def _words(verdict: Verdict) -> dict[str, str]:
     claim = verdict.claim
     interval = "none"
     if verdict.low is not None and verdict.high is not None:
-        interval = f"{short(verdict.low)} to {short(verdict.high)}"
+        interval = f"{_number(verdict.low)} to {_number(verdict.high)}"
+    missing = f" of {len(verdict.values) + verdict.missing}" if verdict.missing else ""
     return {
         "statement": claim.statement,
         "statistic": claim.statistic,
-        "threshold": f"{'above' if claim.above else 'below'} {short(claim.threshold)}".replace("-", "−"),
-        "mean": "none" if verdict.mean is None else short(verdict.mean).replace("-", "−"),
-        "interval": interval.replace("-", "−"),
-        "seeds": f"{len(verdict.values)}" + (f" of {len(verdict.values) + verdict.missing}" if
-                                             verdict.missing else ""),
+        "threshold": f"{'above' if claim.above else 'below'} {_number(claim.threshold)}",
+        "mean": "none" if verdict.mean is None else _number(verdict.mean),
+        "interval": interval,
+        "seeds": f"{len(verdict.values)}{missing}",
         "verdict": verdict.verdict,
-    }  # fmt: skip
+    }
+
+
+def _number(value: float) -> str:
+    return short(value).replace("-", "−")
