@@ -220,3 +220,29 @@ def test_probes_share_what_they_compute_at_one_moment() -> None:
     moment, calls = Moment(nn.Linear(1, 1), step=0), []
     values = [moment.once("key", lambda: calls.append(None) or len(calls)) for _ in range(3)]
     assert values == [1, 1, 1]
+
+
+def test_a_writer_gets_every_number_as_it_is_measured() -> None:
+    class Writer:
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, float, int]] = []
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            self.seen.append((tag, scalar_value, global_step))
+
+    class Words:
+        name = "words"
+
+        def measure(self, moment: Moment) -> dict[str, object]:
+            return {"step": moment.step, "by": {"layer": [0.5, 1]}, "said": "nothing", "none": None}
+
+    writer = Writer()
+    recorder = Recorder(nn.Linear(2, 1), [Words()], at=[0, 3], writer=writer)
+    for step in range(4):
+        recorder(step)
+    names = {"words/step": None, "words/by/layer[0]": 0.5, "words/by/layer[1]": 1}
+    assert writer.seen == [
+        (tag, step if value is None else value, step)
+        for step in (0, 3)
+        for tag, value in names.items()
+    ]

@@ -70,6 +70,15 @@ class Probe(Protocol):
         ...
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """What takes numbers while they are measured."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Take one number."""
+        ...
+
+
 class Recorder:
     """Ask probes at chosen steps of a training loop, and keep their answers.
 
@@ -82,6 +91,9 @@ class Recorder:
         probes: what to ask.
         at: the steps, counted in updates; 0 is before the first.
         records: what an earlier, interrupted run recorded.
+        writer: gets every number as soon as it is measured, by `add_scalar(tag, value, step)`: a
+            `torch.utils.tensorboard.SummaryWriter`, or anything else that has it. The tag is the
+            probe's name and the keys within its answer.
 
     Raises:
         InputError: two probes have the same name; or a measured number is not finite.
@@ -109,6 +121,7 @@ class Recorder:
         probes: Sequence[Probe],
         at: Iterable[int],
         records: Sequence[Record] = (),
+        writer: Writer | None = None,
     ) -> None:
         names = [probe.name for probe in probes]
         if len(set(names)) < len(names):
@@ -117,13 +130,21 @@ class Recorder:
         self.probes = tuple(probes)
         self.at = tuple(sorted(set(at)))
         self.records: list[Record] = [dict(record) for record in records]
+        self.writer = writer
 
     def __call__(self, step: int) -> bool:
         """Measure if `step` is one of the chosen ones; whether it was measured."""
         if step not in self.at or any(record["step"] == step for record in self.records):
             return False
         self.records.append(self.measure(step))
+        if self.writer is not None:
+            self._write(self.records[-1], self.writer)
         return True
+
+    def _write(self, record: Record, writer: Writer) -> None:
+        for path, value in leaves({probe.name: record[probe.name] for probe in self.probes}):
+            if isinstance(value, int | float):
+                writer.add_scalar(path.replace(".", "/"), value, record["step"])
 
     def measure(self, step: int) -> Record:
         """Ask all probes now.
