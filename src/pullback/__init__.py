@@ -6,7 +6,7 @@ maps between the spaces of these, at a point w: the Jacobian J, the metrics `J^T
 network.
 """
 
-from pullback import data, kernels, likelihoods
+from pullback import data, kernels, likelihoods, linear, probes
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
@@ -48,7 +48,9 @@ __all__ = [
     "kernel_cost",
     "kernels",
     "likelihoods",
+    "linear",
     "linearize",
+    "probes",
     "quality",
     "tangent_kernel",
     "trace_ratios",
