@@ -331,6 +331,51 @@ class TestModule:
         pushed = jacobian.push(jacobian.space.vector(dict_like(own, step)))
         assert_agree(pushed, reference.jacobian(model, x) @ step)
 
+    def test_an_error_of_the_network_is_its_own(self) -> None:
+        for order in (1, 2):
+            with pytest.raises(RuntimeError, match="mat1 and mat2"):
+                pb.linearize(smooth(), order=order)(torch.zeros(2, 5, dtype=torch.float64))
+
+    def test_without_gradients_there_is_no_graph(self) -> None:
+        tangent, x = pb.linearize(smooth()), samples().requires_grad_()
+        with torch.no_grad():
+            assert not tangent(x).requires_grad
+        with torch.inference_mode():
+            assert_agree(tangent(samples()).clone(), tangent.network(samples()).clone())
+
+    def test_inputs_can_be_differentiated_where_forward_mode_ends(self) -> None:
+        class Backwards(torch.autograd.Function):
+            """A square that knows no forward mode."""
+
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                ctx.save_for_backward(x)
+                return x**2
+
+            @staticmethod
+            def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+                return 2 * ctx.saved_tensors[0] * gradients[0]
+
+        class Squared(nn.Module):
+            def __init__(self, known: bool) -> None:
+                super().__init__()
+                self.inner, self.known = smooth(), known
+
+            def forward(self, x: Tensor) -> Tensor:
+                hidden = self.inner(x)
+                return hidden**2 if self.known else Backwards.apply(hidden)
+
+        gradients = []
+        for known in (True, False):
+            tangent, x = pb.linearize(Squared(known)), samples().requires_grad_()
+            moved(tangent)
+            found = tangent(x)
+            gradients.append(
+                [found, *torch.autograd.grad(found.sum(), [x, *tangent.network.parameters()])]
+            )
+        for one, other in zip(*gradients, strict=True):
+            assert_agree(one.detach(), other.detach())
+
     def test_it_does_not_see_later_changes_of_the_model(self) -> None:
         model, x = smooth(), samples()
         tangent = pb.linearize(model)

@@ -34,15 +34,18 @@ def expansion(
 
     Raises:
         InputError: an operation has no derivative of this kind.
+        Exception: what the function itself raises.
     """
     try:
         return _forward(function, point, change, order)
     except (RuntimeError, NotImplementedError) as problem:
         if order > 1:
+            function(point)  # its own error, if that is what it is
             raise _refusal(problem, "derivatives of order 2 by forward mode") from problem
     try:
         return _reverse(function, point, change)
     except (RuntimeError, NotImplementedError) as problem:
+        function(point)
         raise _refusal(
             problem, "a derivative by forward mode, nor by reverse mode twice"
         ) from problem
@@ -100,4 +103,4 @@ def _reverse(function: Function, point: Tensors, change: Tensors) -> list[list[T
         torch.autograd.grad(pulled, dummies, steps, create_graph=True, materialize_grads=True)
     )
     tangents = [next(changes) if v.requires_grad else torch.zeros_like(v) for v in values]
-    return [[value.detach() for value in values], tangents]
+    return [values, tangents]

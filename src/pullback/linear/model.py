@@ -148,7 +148,8 @@ class LinearizedModel(nn.Module):
             point = self._point()
             terms = expansion(function, point, steps, self.order)
         leaves, tree = structure
-        found = iter([self._sum(values) for values in zip(*terms, strict=True)])
+        sums = [self._sum(values) for values in zip(*terms, strict=True)]
+        found = iter(sums if keep else [one.detach() for one in sums])
         return pytree.tree_unflatten([next(found) if _real(one) else one for one in leaves], tree)
 
     def _sum(self, terms: tuple[Tensor, ...]) -> Tensor:
