@@ -106,3 +106,12 @@ def test_the_tangent_kernel_turns_towards_the_task_and_predicts_better(
     assert found["kernel accuracy 40"] > found["kernel accuracy 0"] + 0.03
     assert found["effective rank 20"] < found["effective rank 2"] - 5
     assert found["network accuracy 40"] > 0.95
+
+
+def test_eigenvalues_concentrate_while_a_disk_is_learned_003_e6_1(
+    numbers_of: Callable[[str], Numbers],
+) -> None:
+    found = numbers_of("disk")
+    assert 0.011 < found["ratio before"] < 0.017
+    assert found["ratio before"] > 2.5 * found["ratio after"]
+    assert found["labels after"] > found["labels before"]
