@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pullback.studies import eigenfunctions, features, yin_yang  # noqa: F401  (each registers)
+from pullback.studies import alignment, linearized, regimes  # noqa: F401  (members register)
 from pullback.studies.claims import Claim, Verdict, judged
 from pullback.studies.run import run_study, show_study, stored, verdicts
 from pullback.studies.study import Result, Row, Study, find, register, registered

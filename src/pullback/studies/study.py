@@ -1,7 +1,7 @@
 """What a study is: a claim of a document turned into a program that resumes and draws itself.
 
-To add one, write a file with a subclass of `Study`, `register` an object of it, and import that
-file in `__init__.py`.
+To add one, write a file in one of the folders here with a subclass of `Study`, `register` an
+object of it, and import that file in the folder's `__init__.py`. `parts` has what members share.
 """
 
 from __future__ import annotations

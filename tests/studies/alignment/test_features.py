@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pullback as pb
-from pullback.studies import features
-from pullback.studies.features import QUANTITIES, Features, Settings, _images, _lenet
+from pullback.studies.alignment import features
+from pullback.studies.alignment.features import QUANTITIES, Features, Settings, _images, _lenet
 
 SMALL = Settings(seeds=2, data="digits", train=120, test=60, epochs=3, batch=40, moments=(0, 1, 9))
 

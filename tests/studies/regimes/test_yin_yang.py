@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pullback.data import grid_points, uniform_points, yin_yang_labels
 from pullback.linear import ScaledModel
 from pullback.studies import find
-from pullback.studies.yin_yang import Settings, YinYang, _module, regions
+from pullback.studies.regimes.yin_yang import Settings, YinYang, _module, regions
 
 SMALL = Settings(seeds=3, at_once=2, samples=30, width=12, rate=0.2, steps=150, side=9, moments=8)
 

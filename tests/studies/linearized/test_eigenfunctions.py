@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import pullback as pb
-from pullback.studies.eigenfunctions import EigenfunctionTasks, Settings, _images, _network
+from pullback.studies.linearized.eigenfunctions import (
+    EigenfunctionTasks,
+    Settings,
+    _images,
+    _network,
+)
 
 SMALL = Settings(
     seeds=2, data="digits", train=96, test=40, indices=(1, 4, 30), width=16, epochs=4, batch=32

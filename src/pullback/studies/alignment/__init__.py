@@ -1,0 +1,5 @@
+"""What happens to the tangent kernel while a network learns (George 2023, chapter 6)."""
+
+from __future__ import annotations
+
+from pullback.studies.alignment import features  # noqa: F401  (each registers)

@@ -1,0 +1,76 @@
+"""Charts of what the seeds of a study measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from pullback.report.figures import style
+from pullback.report.figures.style import Panel
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart.
+
+    Attributes:
+        label: in the legend.
+        values: one row for each seed.
+        colour: of the line.
+        line: how it is drawn, as matplotlib says it.
+    """
+
+    label: str
+    values: ArrayLike
+    colour: str = style.AFTER
+    line: str = "o-"
+
+
+def curves_panel(
+    title: str,
+    along: Sequence[int | float],
+    curves: Sequence[Curve],
+    axis: str,
+    scale: str = "linear",
+    constant: ArrayLike | None = None,
+) -> Panel:
+    """Means over seeds with their spread (one standard deviation) over a common axis.
+
+    Args:
+        title: what is drawn, with its unit.
+        along: where on the horizontal axis.
+        curves: lines; a legend names them if there is more than one.
+        axis: what the horizontal axis is.
+        scale: "linear", "log", or "symlog", which has room for 0.
+        constant: values of a dotted line for comparison, one row for each seed.
+    """
+    said = []
+    with style.axes() as (canvas, ax):
+        for curve in curves:
+            rows = np.asarray(curve.values, dtype=float)
+            mean, spread = np.nanmean(rows, 0), np.nanstd(rows, 0)
+            ax.plot(along, mean, curve.line, color=curve.colour, label=curve.label)
+            ax.fill_between(
+                along, mean - spread, mean + spread, color=curve.colour, alpha=0.18, linewidth=0
+            )
+            said.append(f"{curve.label} from {style.short(mean[0])} to {style.short(mean[-1])}")
+        if constant is not None:
+            middle = np.asarray(constant, dtype=float).mean(0)
+            ax.plot(along, np.broadcast_to(middle, len(along)), ":", color=style.FAINT)
+        _scaled(ax, along, scale)
+        ax.set_xlabel(axis if scale == "linear" else f"{axis} (logarithmic)")
+        if len(curves) > 1:
+            ax.legend()
+        return style.panel(canvas, title, f"Line chart over {axis}: {'; '.join(said)}.")
+
+
+def _scaled(ax: Axes, along: Sequence[int | float], scale: str) -> None:
+    if scale == "log":
+        ax.set_xscale("log")
+    elif scale == "symlog":
+        ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+        ax.set_xticks(along, [f"{place:,g}" for place in along])

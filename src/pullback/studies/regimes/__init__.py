@@ -1,0 +1,5 @@
+"""Lazy against hasty training (George 2023, chapter 5)."""
+
+from __future__ import annotations
+
+from pullback.studies.regimes import yin_yang  # noqa: F401  (each registers)
