@@ -26,7 +26,6 @@ from torch import nn
 
 generator = torch.Generator().manual_seed(3)
 x = torch.randn(40, 4, generator=generator, dtype=torch.float64)
-y = (x[:, 0] + 0.3 * x[:, 1] ** 2).argsort().argsort() % 3
 y = torch.where(x[:, 0] > 0.4, 2, torch.where(x[:, 0] < -0.4, 0, 1))
 
 def data():
@@ -196,7 +195,6 @@ class TestNumbersOfALinearModel:
         fit = np.linalg.solve(kernel + ridge * np.eye(25), targets)
         predicted = 3 * (new @ x.T + 1) @ fit
         test = own["y"][25:].numpy()
-        assert sorted(found["test_accuracy"]) != [0] * len(found["test_accuracy"])
         assert found["test_accuracy"][place] == pytest.approx((predicted.argmax(1) == test).mean())
         expected = ((np.eye(3)[test] - 1 / 3 - predicted) ** 2).sum(1).mean()
         assert found["test"][place] == pytest.approx(expected, rel=1e-8)
