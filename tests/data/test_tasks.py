@@ -124,6 +124,10 @@ LABELS = torch.tensor([0, 1, 2])
         (lambda: data.mixture((LABELS[:, None], LABELS), (torch.zeros(0, 1), LABELS[:0])), "easy"),
         (lambda: data.uniform_points(0), "n, dim"),
         (lambda: data.grid_points(1), "side"),
+        (lambda: data.opposed_modes(torch.tensor([1.0, 2.0])), "mu"),
+        (lambda: data.opposed_modes(torch.tensor([1.0, 0.0])), "mu"),
+        (lambda: data.shared_feature(4, against=5, own=1.0), "n, against"),
+        (lambda: data.shared_feature(4, against=1, own=-1.0), "n, against"),
     ],
 )
 def test_what_cannot_be_made_is_refused_by_name(call: object, named: str) -> None:

@@ -11,7 +11,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from pullback import InputError
-from pullback.linear import QuadraticModel, quadratic_model
+from pullback.data import SharedFeature, opposed_modes, shared_feature
+from pullback.linear import QuadraticModel, equal_progress, quadratic_model
 from tests.checks import REFUSED, assert_agree
 
 GOLDEN = (
@@ -31,7 +32,7 @@ def one_mode(mu: float, target: float, start: float) -> QuadraticModel:
 def example_1(start: float = 1e-3) -> QuadraticModel:
     """George 2023, eq. 5.4.9: what the inputs make large is what the targets make small."""
     mu = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0], dtype=torch.float64)
-    return quadratic_model(mu.sqrt().diag(), mu.flip(0) / mu.sqrt(), start)
+    return quadratic_model(*opposed_modes(mu), start)
 
 
 @pytest.mark.parametrize(("mu", "target", "start", "time", "network", "linearized"), GOLDEN)
@@ -126,6 +127,98 @@ class TestExample1:
         assert float(first[4] / model.target[4]) > 0.98
         printed = model.when_learned(4, 1e-2, "printed")
         assert float((printed - first).abs().max()) > 0.1
+
+
+def group_errors(model: QuadraticModel, samples: SharedFeature) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each regime the mean squared errors of the majority, and those of the others."""
+    times = [0.0, *torch.logspace(-3, 6, 2000).tolist()]
+    runs = {}
+    for regime in ("network", "linearized"):
+        errors = torch.stack([model.outputs(t, regime) - samples.labels for t in times]).square()
+        runs[regime] = errors[:, ~samples.against].mean(1), errors[:, samples.against].mean(1)
+    return runs
+
+
+def doubled(samples: SharedFeature) -> SharedFeature:
+    return SharedFeature(samples.inputs.double(), samples.labels.double(), samples.against)
+
+
+class TestExamples2And3:
+    """George 2023, section 5.4.4: wrong labels, and a shortcut that misleads."""
+
+    @pytest.mark.parametrize(
+        ("own", "second", "network", "linearized"),
+        [(1.0, 0.0, 2.10, 1.67), (1.0, 0.2, 2.01, 1.51), (10.0, 0.5, 0.088, 0.367)],
+    )
+    def test_errors_of_the_others_where_the_majority_is_at_0_3(
+        self, own: float, second: float, network: float, linearized: float
+    ) -> None:
+        samples = doubled(shared_feature(20, 5, own, second))
+        model = quadratic_model(samples.inputs, samples.labels, start=1e-3)
+        found = equal_progress(group_errors(model, samples), [0.3]).values
+        assert float(found["network"]) == pytest.approx(network, abs=0.006)
+        assert float(found["linearized"]) == pytest.approx(linearized, abs=0.006)
+
+    def test_the_highest_errors_on_wrong_labels(self) -> None:
+        samples = doubled(shared_feature(20, 5, 1.0))
+        model = quadratic_model(samples.inputs, samples.labels, start=1e-3)
+        highest = {name: float(run[1].max()) for name, run in group_errors(model, samples).items()}
+        assert highest == pytest.approx({"network": 2.24, "linearized": 1.68}, abs=0.005)
+
+    @pytest.mark.parametrize(("n", "against", "own", "second"), [(20, 5, 3.0, 0.0), (9, 2, 1, 0.5)])
+    def test_kernels_of_the_inputs(self, n: int, against: int, own: float, second: float) -> None:
+        samples = doubled(shared_feature(n, against, own, second))
+        shared = torch.where(samples.against, -samples.labels, samples.labels)
+        expected = shared.outer(shared) + second**2 * samples.labels.outer(samples.labels)
+        assert_agree(samples.inputs @ samples.inputs.T, expected + own**2 * torch.eye(n))
+        assert int(samples.against.sum()) == against
+
+    def test_after_the_shared_mode_the_errors_are_those_of_its_direction(self) -> None:
+        """Squares of 2q/n for the majority and 2 - 2q/n for the others."""
+        samples = doubled(shared_feature(20, 5, 1e-3))
+        model = quadratic_model(samples.inputs, samples.labels, start=1e-3)
+        errors = (model.outputs(3.0) - samples.labels).square()
+        assert float(errors[~samples.against].mean()) == pytest.approx(0.25, abs=1e-3)
+        assert float(errors[samples.against].mean()) == pytest.approx(2.25, abs=1e-3)
+
+
+class TestChosenModes:
+    def test_where_singular_values_coincide_the_choice_decides(self) -> None:
+        """With what is left of the labels in one mode, the majority is not learned first."""
+        samples = doubled(shared_feature(20, 5, 5.0))
+        x, y = samples.inputs, samples.labels
+        shared = torch.where(samples.against, -y, y) / 20**0.5
+        left = y - shared * (shared @ y)
+        rest = torch.linalg.svd(torch.stack([shared, left]), full_matrices=True)[2][2:]
+        modes = torch.cat([torch.stack([shared, left / left.norm()]), rest])
+        aligned = group_errors(quadratic_model(x, y, 1e-3, functions=modes), samples)
+        usual = group_errors(quadratic_model(x, y, 1e-3), samples)
+        assert float(aligned["network"][1].max()) <= 1.0 + 1e-3
+        assert float(usual["network"][1].max()) > 1.5
+        # The linearisation depends on it by its start alone, which is of the order of 1e-3.
+        for one, other in zip(aligned["linearized"], usual["linearized"], strict=True):
+            assert float((one - other).abs().max()) < 0.01
+
+    def test_the_ones_of_the_decomposition_change_nothing(self) -> None:
+        x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        y = torch.ones(4, dtype=torch.float64)
+        own = quadratic_model(x, y, 0.1)
+        again = quadratic_model(x, y, 0.1, functions=-own.functions)
+        assert_agree(again.outputs(0.3), own.outputs(0.3))
+        assert_agree(again.mu, torch.linalg.svdvals(x).square())
+
+    @pytest.mark.parametrize("wrong", ["not singular", "not orthonormal", "too few"])
+    def test_others_are_refused(self, wrong: str) -> None:
+        x = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+        modes = torch.eye(3)
+        if wrong == "not singular":
+            modes[:2, :2] = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+        elif wrong == "not orthonormal":
+            modes[2] = modes[1]
+        else:
+            modes = modes[:2]
+        with pytest.raises(InputError, match="functions"):
+            quadratic_model(x, torch.ones(3), 0.1, functions=modes)
 
 
 def test_the_function_is_that_of_gradient_descent_on_w() -> None:

@@ -28,7 +28,15 @@ from pullback.data.tasks import (
     of_two_classes,
     two_halves,
 )
-from pullback.data.toys import disk_labels, grid_points, uniform_points, yin_yang_labels
+from pullback.data.toys import (
+    SharedFeature,
+    disk_labels,
+    grid_points,
+    opposed_modes,
+    shared_feature,
+    uniform_points,
+    yin_yang_labels,
+)
 
 __all__ = [
     "DebianPackage",
@@ -41,6 +49,7 @@ __all__ = [
     "NoisyLabels",
     "NpmPackage",
     "Pixels",
+    "SharedFeature",
     "attributes",
     "coloured",
     "disk_labels",
@@ -51,8 +60,10 @@ __all__ = [
     "mixture",
     "noisy_labels",
     "of_two_classes",
+    "opposed_modes",
     "register",
     "registered",
+    "shared_feature",
     "two_halves",
     "uniform_points",
     "yin_yang_labels",

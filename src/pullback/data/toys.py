@@ -1,11 +1,12 @@
-"""Points in the plane and on a line, and the labels of toy tasks: small enough to look at."""
+"""Toy tasks, small enough to look at or to solve: points, their labels, samples of one feature."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pullback.errors import InputError
@@ -74,3 +75,92 @@ def yin_yang_labels(points: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     centres = torch.tensor(YIN_YANG).to(points)
     inside = (torch.cdist(points, centres) <= YIN_YANG_RADIUS).any(1)
     return torch.where(inside, -side, side)
+
+
+def opposed_modes(mu: Float[Tensor, " n"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
+    """Samples along the axes, whose targets ask most for what the inputs make small.
+
+    `x_i = sqrt(mu_i) e_i` and `y_i = mu_(n-i+1) / sqrt(mu_i)`: a model that is linear in its
+    parameters learns them in the order of mu, one that is quadratic in the opposite order.
+
+    Args:
+        mu: squared lengths of the inputs, positive and falling.
+
+    Returns:
+        Inputs (n, n) and targets (n,).
+
+    Raises:
+        InputError: mu is not positive and falling.
+
+    Source:
+        George 2023, eq. 5.4.9 (example 1).
+
+    Example:
+        >>> import torch
+        >>> from pullback.data import opposed_modes
+        >>> inputs, targets = opposed_modes(torch.tensor([4.0, 1.0]))
+        >>> inputs, targets
+        (tensor([[2., 0.],
+                [0., 1.]]), tensor([0.5000, 4.0000]))
+    """
+    if not len(mu) or not bool((mu > 0).all()) or not bool((mu.diff() < 0).all()):
+        raise InputError(f"mu: {mu.tolist()}; give positive, falling numbers")
+    return mu.sqrt().diag(), mu.flip(0) / mu.sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class SharedFeature:
+    """Samples that share a feature, of which some go against it. Made by `shared_feature`.
+
+    Attributes:
+        inputs: shape (n, n + 2).
+        labels: 1 and -1 in turn, shape (n,).
+        against: which samples have the shared feature the wrong way round, shape (n,).
+    """
+
+    inputs: Float[Tensor, "n d"]
+    labels: Float[Tensor, " n"]
+    against: Bool[Tensor, " n"]
+
+
+def shared_feature(
+    n: int, against: int, own: int | float, second: int | float = 0.0
+) -> SharedFeature:
+    """Samples with one feature for most of them, and one of their own each.
+
+    `x_i = kappa_i y_i e_1 + second y_i e_2 + own e_(i+2)`, with `kappa_i` 1, or -1 for the last
+    `against` samples. Without a second feature these are samples with wrong labels: what the
+    others share says the opposite. With one, which holds for all, the first is a shortcut that
+    misleads on some.
+
+    Args:
+        n: samples.
+        against: how many of them have `kappa = -1`.
+        own: the size of the feature that a sample shares with no other.
+        second: the size of the feature that is always right.
+
+    Raises:
+        InputError: not `0 <= against <= n`, no sample, or a size that is negative.
+
+    Source:
+        George 2023, eqs. 5.4.10 to 5.4.12 (examples 2 and 3).
+
+    Example:
+        >>> from pullback.data import shared_feature
+        >>> found = shared_feature(3, against=1, own=1.0)
+        >>> found.inputs
+        tensor([[ 1.,  0.,  1.,  0.,  0.],
+                [-1., -0.,  0.,  1.,  0.],
+                [-1.,  0.,  0.,  0.,  1.]])
+    """
+    if n < 1 or not 0 <= against <= n or own < 0 or second < 0:
+        raise InputError(
+            f"n, against, own, second: {n}, {against}, {own}, {second}; give samples, at most as "
+            "many against, and sizes that are not negative"
+        )
+    labels = torch.ones(n)
+    labels[1::2] = -1
+    wrong = torch.arange(n) >= n - against
+    shared = torch.where(wrong, -labels, labels)
+    inputs = torch.cat([torch.stack([shared, second * labels], 1), own * torch.eye(n)], 1)
+    return SharedFeature(inputs, labels, wrong)

@@ -165,21 +165,27 @@ def _check_regime(regime: str) -> None:
 
 
 def quadratic_model(
-    inputs: Float[Tensor, "n d"], targets: Float[Tensor, " n"], start: int | float | Tensor
+    inputs: Float[Tensor, "n d"],
+    targets: Float[Tensor, " n"],
+    start: int | float | Tensor,
+    functions: Float[Tensor, "r n"] | None = None,
 ) -> QuadraticModel:
     """The modes of a network whose function is quadratic in its parameters.
 
-    Where singular values coincide, the modes are not unique, and neither is the model.
+    Where singular values coincide, the modes are not unique, and neither is the model: it learns
+    slowly what lies in many modes, and fast what lies in one.
 
     Args:
         inputs: X, shape (n, d).
         targets: y, shape (n,).
         start: the square of w where training starts, so that theta0 is half of it: for all modes,
             or of each, shape (r,), r the rank of X.
+        functions: which modes to take, left singular vectors of X, orthonormal; None for those
+            that the singular value decomposition happens to give.
 
     Raises:
-        InputError: a shape does not fit, a number is not finite, the inputs are zero, or the start
-            is not positive.
+        InputError: a shape does not fit, a number is not finite, the inputs are zero, the start is
+            not positive, or the functions are no singular vectors.
 
     Source:
         George 2023, section 5.4 and appendix C.1.
@@ -201,14 +207,34 @@ def quadratic_model(
         )
     if not (all_finite(inputs) and all_finite(targets)):
         raise InputError("inputs, targets: some are NaN or infinite")
+    chosen = _singular_vectors(inputs) if functions is None else functions
+    mu = (chosen @ inputs).square().sum(1)
+    _check_modes(inputs, chosen, mu)
+    along = chosen @ targets
+    chosen = torch.where(along[:, None] < 0, -chosen, chosen)
+    squares = torch.as_tensor(start, dtype=mu.dtype, device=mu.device).expand(len(mu))
+    if not bool((squares > 0).all()):
+        raise InputError("start: not positive; at zero, nothing is ever learned")
+    return QuadraticModel(mu, along.abs() / mu.sqrt(), squares / 2, chosen)
+
+
+def _singular_vectors(inputs: Float[Tensor, "n d"]) -> Float[Tensor, "r n"]:
     left, scales, _ = torch.linalg.svd(inputs, full_matrices=False)
     kept = scales > max(inputs.shape) * torch.finfo(scales.dtype).eps * scales[0]
     if not bool(kept.any()):
         raise InputError("inputs: all zero; there is no mode to learn")
-    functions, mu = left.T[kept], scales[kept].square()
-    along = functions @ targets
-    functions = torch.where(along[:, None] < 0, -functions, functions)
-    squares = torch.as_tensor(start, dtype=mu.dtype, device=mu.device).expand(len(mu))
-    if not bool((squares > 0).all()):
-        raise InputError("start: not positive; at zero, nothing is ever learned")
-    return QuadraticModel(mu, along.abs() / mu.sqrt(), squares / 2, functions)
+    return left.T[kept]
+
+
+def _check_modes(
+    inputs: Float[Tensor, "n d"], functions: Float[Tensor, "r n"], mu: Float[Tensor, " r"]
+) -> None:
+    """That the functions are orthonormal singular vectors, and all that the inputs have."""
+    allowed = torch.finfo(mu.dtype).eps ** 0.5
+    crossed = functions @ functions.T - torch.eye(len(functions)).to(functions)
+    turned = (inputs @ (inputs.T @ functions.T) - mu * functions.T) / mu.max()
+    missing = inputs.square().sum() / mu.sum() - 1
+    if any(bool((one.abs() > allowed).any()) for one in (crossed, turned, missing)):
+        raise InputError(
+            "functions: no orthonormal left singular vectors of the inputs, or not all of them"
+        )
