@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +95,66 @@ def test_sizes_that_leave_nothing_out_are_refused(sizes: list[int]) -> None:
         consistency_scores(x, y, nearest, [3], repeats=0)
     with pytest.raises(InputError, match="count: 3 groups of 0"):
         ConsistencyScores(torch.zeros(1, 2).long(), torch.zeros(1, 2).long(), (1,)).groups(3)
+
+
+class TestCheckpoint:
+    """An interrupted estimate goes on, and ends as if nothing had happened."""
+
+    digits = data.load("digits", "train", samples=60)
+
+    def scores(self, path: Path | None, stop: int = -1, **changed: object) -> ConsistencyScores:
+        self.fits: list[int] = []
+
+        def fit(inputs: Tensor, labels: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
+            self.fits.append(seed)
+            if len(self.fits) == stop:
+                raise KeyboardInterrupt
+            return nearest(inputs, labels, seed)
+
+        given = {"sizes": [20, 40], "repeats": 3, "seed": 2, **changed}
+        x, y = self.digits.inputs, self.digits.labels
+        return consistency_scores(x, y, fit, checkpoint=path, **given)  # type: ignore[arg-type]
+
+    def test_it_goes_on_where_it_was_interrupted(self, tmp_path: Path) -> None:
+        path = tmp_path / "scores.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            self.scores(path, stop=5)
+        first = self.fits
+        found = self.scores(path)
+        assert first[:4] + self.fits == list(range(12, 18))
+        whole = self.scores(None)
+        assert torch.equal(found.right, whole.right)
+        assert torch.equal(found.held_out, whole.held_out)
+        again = self.scores(path)
+        assert self.fits == []
+        assert torch.equal(again.right, whole.right)
+
+    @pytest.mark.parametrize(
+        ("changed", "named"),
+        [({"repeats": 4}, "repeats"), ({"seed": 3}, "seed"), ({"sizes": [20, 30]}, "sizes")],
+    )
+    def test_one_of_another_call_is_refused(
+        self, tmp_path: Path, changed: dict[str, object], named: str
+    ) -> None:
+        path = tmp_path / "scores.safetensors"
+        self.scores(path)
+        kept = path.read_bytes()
+        with pytest.raises(InputError, match=f"another {named};"):
+            self.scores(path, **changed)
+        assert path.read_bytes() == kept
+
+    def test_one_of_other_data_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "scores.safetensors"
+        self.scores(path)
+        self.digits = data.load("digits", "test", samples=60)
+        with pytest.raises(InputError, match="another data"):
+            self.scores(path)
+
+    def test_what_cannot_be_read_or_written(self, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.safetensors"
+        broken.write_bytes(b"no tensors")
+        with pytest.raises(InputError, match="cannot read .*delete it"):
+            self.scores(broken)
+        with pytest.raises(InputError, match="cannot write"):
+            self.scores(tmp_path / "nowhere" / "scores.safetensors")
+        assert self.fits == []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,6 +135,22 @@ class Toy(Study):
         return [Row("slope of seed 0", f"{results[0]['slope']:.3f}", "2")]
 
 
+KILLED = """
+import os, signal, sys
+from pullback.studies import register, run_study
+from tests.studies.test_frame import Toy
+
+class Dying(Toy):
+    def measure(self, settings, unit, advance):
+        if unit == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().measure(settings, unit, advance)
+
+register(Dying())
+run_study("toy", out=sys.argv[1])
+"""
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     monkeypatch.setattr(registry, "_STUDIES", dict(registry._STUDIES))
@@ -154,6 +173,17 @@ class TestRun:
         page = run_study("toy", out=tmp_path / "cut")
         assert toy.measured == [0, 1]  # unit 0 before the interruption, unit 1 after it
         assert stored("toy", out=tmp_path / "cut") == stored("toy", out=tmp_path / "whole")
+        assert page.read_text() == whole.read_text()
+
+    def test_a_killed_study_goes_on_and_ends_the_same(self, toy: Toy, tmp_path: Path) -> None:
+        whole = run_study("toy", out=tmp_path / "whole")
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cut")], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        kept = tmp_path / "cut" / "toy" / "quick"
+        assert sorted(path.name for path in kept.iterdir()) == ["settings.json", "unit-0.json"]
+        toy.measured = []
+        page = run_study("toy", out=tmp_path / "cut")
+        assert toy.measured == [1]
         assert page.read_text() == whole.read_text()
 
     def test_a_finished_study_is_not_run_again(self, toy: Toy, tmp_path: Path) -> None:

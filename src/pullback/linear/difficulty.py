@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pullback.batches import tracked
@@ -73,6 +80,7 @@ def consistency_scores(
     repeats: int = 10,
     seed: int = 0,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> ConsistencyScores:
     """Train on random subsets, and count how often each sample that was held out is named right.
 
@@ -84,9 +92,12 @@ def consistency_scores(
         repeats: subsets of each size.
         seed: of the subsets; the fits get seeds of their own that follow from it.
         progress: whether to show a progress bar; None shows one on a terminal.
+        checkpoint: a file (.safetensors) that keeps the counts after every fit; the same call goes
+            on with it after an interruption, and returns what it holds when it is complete.
 
     Raises:
-        InputError: lengths that differ, a size that leaves nothing out, or fewer than one repeat.
+        InputError: lengths that differ, a size that leaves nothing out, fewer than one repeat, or a
+            checkpoint that cannot be used or is of another call.
 
     Source:
         Jiang et al. 2021; George 2023, eq. 5.3.2.
@@ -112,16 +123,81 @@ def consistency_scores(
             f"sizes, repeats: {tuple(sizes)}, {repeats}; give sizes from 1 to {total - 1}, which "
             "leave something out, and at least one repeat"
         )
-    right = torch.zeros(len(sizes), total, dtype=torch.long)
-    held_out = torch.zeros_like(right)
+    counts = _Counts(
+        torch.zeros(len(sizes), total, dtype=torch.long),
+        torch.zeros(len(sizes), total, dtype=torch.long),
+        None if checkpoint is None else Path(checkpoint),
+        {"sizes": list(sizes), "repeats": repeats, "seed": seed, "data": _digest(inputs, labels)},
+    )
+    counts.begin()
     work = [(place, repeat) for place in range(len(sizes)) for repeat in range(repeats)]
-    for place, repeat in tracked(work, "C-scores", len(work), progress):
+    left = work[counts.fits :]
+    for place, repeat in tracked(left, "C-scores", len(left), progress):
         number = seed * len(work) + place * repeats + repeat
         away = _left_out(total, sizes[place], number)
         named = fit(inputs[~away], labels[~away], number)(inputs[away])
-        held_out[place, away] += 1
-        right[place, away] += (named == labels[away]).long().cpu()
-    return ConsistencyScores(right, held_out, tuple(sizes))
+        counts.add(place, away, (named == labels[away]).cpu())
+    return ConsistencyScores(counts.right, counts.held_out, tuple(sizes))
+
+
+@dataclass(eq=False)
+class _Counts:
+    """What is counted, and the file that keeps it, if any."""
+
+    right: Int[Tensor, "s n"]
+    held_out: Int[Tensor, "s n"]
+    path: Path | None
+    identity: Mapping[str, Any]
+    fits: int = 0
+
+    def add(self, place: int, away: Bool[Tensor, " n"], right: Bool[Tensor, " m"]) -> None:
+        self.held_out[place, away] += 1
+        self.right[place, away] += right.long()
+        self.fits += 1
+        self.write()
+
+    def begin(self) -> None:
+        """Go on with what the file has, or see that it can be written."""
+        if self.path is not None and self.path.exists():
+            self._read(self.path)
+        else:
+            self.write()
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        partial = self.path.with_name(self.path.name + ".partial")
+        known = {"identity": json.dumps(self.identity), "fits": str(self.fits)}
+        try:
+            save_file({"right": self.right, "held_out": self.held_out}, partial, known)
+            os.replace(partial, self.path)
+        except (OSError, SafetensorError) as problem:
+            raise InputError(f"checkpoint: cannot write {self.path}: {problem}") from None
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                known = file.metadata()
+                identity, self.fits = json.loads(known["identity"]), int(known["fits"])
+                self.right, self.held_out = (file.get_tensor(k) for k in ("right", "held_out"))
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
+            raise InputError(f"checkpoint: cannot read {path}: {problem!r}; delete it") from None
+        other = [key for key, value in self.identity.items() if identity.get(key) != value]
+        if other:
+            raise InputError(
+                f"checkpoint: {path} was begun with another {', '.join(other)}; give the same "
+                "arguments as then, or another file"
+            )
+
+
+def _digest(*data: Tensor) -> str:
+    """What tells these data from all others."""
+    found = hashlib.sha256()
+    for tensor in data:
+        found.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return found.hexdigest()
 
 
 def _left_out(total: int, size: int, seed: int) -> Bool[Tensor, " n"]:
