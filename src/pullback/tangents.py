@@ -36,13 +36,25 @@ def _joined(value: Tensor, change: Tensor | None) -> Tensor:
     return value if change is None else make_dual(value, change)
 
 
-def _bilinear(function: Callable[..., Tensor], channels: int) -> Callable[..., Tensor]:
-    """The rule of `function(input, weight, bias, ...)`, linear in the input and in the rest.
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    x, dx = unpack_dual(input)
+    w, dw = unpack_dual(weight)
+    b, db = _split(bias)
+    value = F.linear(x, w, b)
+    change = None if db is None else db.expand_as(value)
+    if dw is not None and dx is not None:
+        # The second product is added to the first by itself, not in a pass of its own.
+        rows, moved = (one.reshape(-1, one.shape[-1]) for one in (x, dx))
+        change = F.linear(rows, dw, db).addmm_(moved, w.T).view(value.shape)
+    elif dw is not None:
+        change = F.linear(x, dw, db)
+    elif dx is not None:
+        change = F.linear(dx, w, db)
+    return _joined(value, change)
 
-    Args:
-        function: a linear layer or a convolution.
-        channels: where the output has the bias's channels, counted from its end.
-    """
+
+def _convolution(function: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
+    """The rule of a convolution, linear in the input and in the rest."""
 
     def rule(
         input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **named: Any
@@ -55,7 +67,7 @@ def _bilinear(function: Callable[..., Tensor], channels: int) -> Callable[..., T
         if dw is not None:
             changes.append(function(x, dw, db, *rest, **named))
         elif db is not None:
-            changes.append(db.view(-1, *[1] * (channels - 1)).expand_as(value))
+            changes.append(db.view(-1, *[1] * dimensions).expand_as(value))
         if dx is not None:
             changes.append(function(dx, w, None, *rest, **named))
         return _joined(value, _sum(changes))
@@ -133,28 +145,44 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention without a mask; with one, what PyTorch makes of it."""
-    if attn_mask is not None or dropout_p > 0 or is_causal or enable_gqa:
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    if attn_mask is not None or dropout_p > 0 or is_causal or enable_gqa or not alike:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    (q, dq), (k, dk), (v, dv) = unpack_dual(query), unpack_dual(key), unpack_dual(value)
+    shape = (*query.shape[:-1], value.shape[-1])
+    (q, dq), (k, dk), (v, dv) = (_batched(one) for one in (query, key, value))
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    q, dq = q * factor, None if dq is None else dq * factor
-    weights = (q @ k.mT).softmax(-1)
-    moved = _sum(([] if dq is None else [dq @ k.mT]) + ([] if dk is None else [q @ dk.mT]))
-    changes = [] if dv is None else [weights @ dv]
+    weights = (factor * (q @ k.mT)).softmax(-1)
+    moved = _products((dq, k.mT), (q, None if dk is None else dk.mT))
     if moved is not None:
-        moved = moved * weights
+        moved = moved * weights * factor
         moved = torch.addcmul(moved, weights, moved.sum(-1, keepdim=True), value=-1)
-        changes.append(moved @ v)
-    return _joined(weights @ v, _sum(changes))
+    change = _products((weights, dv), (moved, v))
+    return _joined((weights @ v).view(shape), None if change is None else change.view(shape))
+
+
+def _batched(tensor: Tensor) -> Pair:
+    """Value and tangent, (..., t, d) as (b, t, d), in the order that products like."""
+    value, change = unpack_dual(tensor)
+    shape = (-1, *value.shape[-2:])
+    return value.reshape(shape), None if change is None else change.reshape(shape)
+
+
+def _products(*pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+    """The sum of some batched products; None stands for what does not move."""
+    total = None
+    for first, second in pairs:
+        if first is not None and second is not None:
+            total = first @ second if total is None else total.baddbmm_(first, second)
+    return total
 
 
 RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {
-    F.linear: _bilinear(F.linear, 1),
-    torch.conv1d: _bilinear(torch.conv1d, 2),
-    torch.conv2d: _bilinear(torch.conv2d, 3),
-    torch.conv3d: _bilinear(torch.conv3d, 4),
+    F.linear: _linear,
+    torch.conv1d: _convolution(torch.conv1d, 1),
+    torch.conv2d: _convolution(torch.conv2d, 2),
+    torch.conv3d: _convolution(torch.conv3d, 3),
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.scaled_dot_product_attention: _attention,
