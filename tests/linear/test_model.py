@@ -92,6 +92,19 @@ def test_what_has_no_such_derivative_is_refused_by_name(case: Case) -> None:
         outputs(tangent, case)
 
 
+def test_too_little_memory_is_no_missing_derivative() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        pb.linearize(Large())(torch.ones(2))
+
+
 class TestExpansion:
     """What follows from Taylor's theorem."""
 

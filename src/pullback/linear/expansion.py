@@ -38,12 +38,16 @@ def expansion(
     """
     try:
         return _forward(function, point, change, order)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, NotImplementedError) as problem:
         if order > 1:
             function(point)  # its own error, if that is what it is
             raise _refusal(problem, "derivatives of order 2 by forward mode") from problem
     try:
         return _reverse(function, point, change)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, NotImplementedError) as problem:
         function(point)
         raise _refusal(
