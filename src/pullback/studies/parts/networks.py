@@ -6,6 +6,7 @@ None has batch norm: its statistics would be frozen in the linearisation and not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -83,7 +84,12 @@ def _convolution(
     return layer
 
 
-NETWORKS: dict[str, Network] = {"mlp": perceptron, "lenet": lenet, "resnet": resnet}
+NETWORKS: dict[str, Network] = {
+    "mlp": perceptron,
+    "deep": partial(perceptron, width=256, hidden=3),
+    "lenet": lenet,
+    "resnet": resnet,
+}
 
 
 def started(make: Callable[[], nn.Module], seed: int) -> nn.Module:

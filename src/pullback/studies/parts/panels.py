@@ -37,6 +37,7 @@ def curves_panel(
     axis: str,
     scale: str = "linear",
     constant: ArrayLike | None = None,
+    falling: bool = False,
 ) -> Panel:
     """Means over seeds with their spread (one standard deviation) over a common axis.
 
@@ -47,6 +48,7 @@ def curves_panel(
         axis: what the horizontal axis is.
         scale: "linear", "log", or "symlog", which has room for 0.
         constant: values of a dotted line for comparison, one row for each seed.
+        falling: whether the axis runs from large to small, as the loss of a training does.
     """
     said = []
     with style.axes() as (canvas, ax):
@@ -62,6 +64,8 @@ def curves_panel(
             middle = np.asarray(constant, dtype=float).mean(0)
             ax.plot(along, np.broadcast_to(middle, len(along)), ":", color=style.FAINT)
         _scaled(ax, along, scale)
+        if falling:
+            ax.invert_xaxis()
         ax.set_xlabel(axis if scale == "linear" else f"{axis} (logarithmic)")
         if len(curves) > 1:
             ax.legend()

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from pullback.studies.regimes import solvable, yin_yang  # noqa: F401  (each registers)
+from pullback.studies.regimes import difficulty, label_noise, solvable, yin_yang  # noqa: F401
