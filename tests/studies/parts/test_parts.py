@@ -128,3 +128,11 @@ def test_a_chart_says_what_it_shows() -> None:
     curves = [Curve("network", [[1.0, 2.0], [3.0, 4.0]]), Curve("lazy", [[0.0, 0.5], [0.0, 1.5]])]
     drawing = curves_panel("Loss", [0, 10], curves, "updates", "symlog", constant=[0.5, 0.7])
     assert drawing.alt == "Line chart over updates: network from 2 to 3; lazy from 0 to 1."
+
+
+def test_an_axis_may_fall() -> None:
+    rising, falling = (
+        curves_panel("Loss", [2, 1], [Curve("", [[0.0, 1.0]])], "loss", falling=down)
+        for down in (False, True)
+    )
+    assert rising.source != falling.source

@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-from pullback.studies.regimes import difficulty, label_noise, solvable, yin_yang  # noqa: F401
+from pullback.studies.regimes import (  # noqa: F401  (each registers)
+    difficulty,
+    label_noise,
+    solvable,
+    spurious,
+    yin_yang,
+)
