@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,6 +150,26 @@ def test_runs_are_compared_where_they_are_equally_far() -> None:
     figure = linearity_figure(results, ("loss", "train"), "training loss")
     assert [panel.title for panel in figure.panels] == [name.capitalize() for name in METRICS]
     assert lowest_linearity(results[0], "100") == dict.fromkeys(METRICS, 5)
+
+
+def test_accuracies_are_compared_by_the_logarithm_of_the_error() -> None:
+    shares = [0.2, 0.5, 0.9, 1.0]
+    results = [
+        {"runs": {"1": {"accuracy": {"train": shares, "other": [1.0, 0.7, 0.3, 0.0]}}}},
+        {"runs": {"1": {"accuracy": {"train": [0.36, 0.95], "other": [0.0, 0.59]}}}},
+    ]
+    errors, values = equally_far(results, ("accuracy", "train"), [("accuracy", "other")])
+    ratio = (0.05 / 0.64) ** (1 / 20)
+    assert errors == pytest.approx([0.64 * ratio**place for place in range(1, 21)])
+    first, second = values["1"][..., 0].tolist()
+    assert second == pytest.approx([0.64 - error for error in errors])
+    places = [0.0, 0.1, 0.5, 0.8]
+    expected = np.interp(errors, places, [0.0, 0.3, 0.7, 1.0])
+    assert first == pytest.approx(expected, rel=1e-5)
+    perfect = [{"runs": {"1": {"accuracy": {"train": [0.5, 1.0], "other": [0.0, 1.0]}}}}]
+    assert equally_far(perfect, ("accuracy", "train"), [("accuracy", "other")])[0][
+        -1
+    ] == pytest.approx(0.01)
 
 
 def test_a_regime_without_a_colour_of_its_own_is_drawn_too() -> None:

@@ -17,7 +17,7 @@ from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.parts import NETWORKS, Curve, Descent, curves_panel, drawn, started, trained
+from pullback.studies.parts import NETWORKS, Curve, Descent, drawn, started, trained
 from pullback.studies.regimes.scaled import (
     METRICS,
     Batch,
@@ -26,6 +26,7 @@ from pullback.studies.regimes.scaled import (
     followed,
     linearity_figure,
     lowest_linearity,
+    progress_panel,
     regime_curve,
 )
 from pullback.studies.study import Result, Row, Study, register
@@ -235,15 +236,13 @@ def _by_group(results: Sequence[Result]) -> tuple[list[float], dict[str, Float[T
 
 
 def _spread_panel(results: Sequence[Result]) -> Panel:
-    thresholds, values = _by_group(results)
+    losses, values = _by_group(results)
     curves = [regime_curve(name, one[..., 0] - one[..., -1]) for name, one in values.items()]
-    return curves_panel(
-        "Most difficult minus easiest (nats)", thresholds, curves, AXIS, falling=True
-    )
+    return progress_panel("Most difficult minus easiest (nats)", losses, curves, PROGRESS, AXIS)
 
 
 def _difference_panel(results: Sequence[Result]) -> Panel:
-    thresholds, values = _by_group(results)
+    losses, values = _by_group(results)
     network, lazy = values.values()
     names = [f"group {place + 1}" for place in range(network.shape[-1])]
     colours = style.by_depth(names)
@@ -251,7 +250,7 @@ def _difference_panel(results: Sequence[Result]) -> Panel:
         Curve(name, (network - lazy)[..., place], colours[name], "-")
         for place, name in enumerate(names)
     ]
-    return curves_panel("Network minus lazy (nats)", thresholds, curves, AXIS, falling=True)
+    return progress_panel("Network minus lazy (nats)", losses, curves, PROGRESS, AXIS)
 
 
 register(Difficulty())

@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any
 
 from pullback.data.tasks import noisy_labels
-from pullback.report.figures.style import Figure, Panel
+from pullback.report.figures.style import Figure
 from pullback.studies.claims import Claim
-from pullback.studies.parts import NETWORKS, curves_panel, drawn, started
+from pullback.studies.parts import NETWORKS, drawn, started
 from pullback.studies.regimes.scaled import (
     Regimes,
     equally_far,
     followed,
     linearity_figure,
-    regime_curve,
+    watched_panel,
 )
 from pullback.studies.study import Result, Row, Study, register
 
@@ -29,7 +29,7 @@ AXIS = "loss of the clean samples (nats)"
 class Settings(Regimes):
     """As `Regimes`, and what is wrong and what is held out.
 
-    With half as many images wrong labels are memorised from the start.
+    With far fewer images wrong labels are memorised from the start.
 
     Attributes:
         wrong: share of the training labels that are replaced by another class.
@@ -38,9 +38,11 @@ class Settings(Regimes):
 
     seeds: int = 4
     data: str = "cifar10"
-    train: int = 2000
-    epochs: tuple[int, ...] = (25, 60)
+    train: int = 4000
+    epochs: tuple[int, ...] = (14, 28)
+    rates: tuple[float, ...] = (0.01, 0.1)
     batch: int = 125
+    moments: int = 40
     wrong: float = 0.15
     test: int = 1000
 
@@ -163,6 +165,7 @@ class LabelNoise(Study):
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
+        panel = partial(watched_panel, results, PROGRESS, AXIS)
         return [
             Figure(
                 "noise",
@@ -170,9 +173,9 @@ class LabelNoise(Study):
                 "Means over seeds, with their spread: losses of the samples whose labels are "
                 "wrong, by these labels, and of test images.",
                 (
-                    _panel(results, ("loss", "noisy"), "Loss of the wrong labels (nats)"),
-                    _panel(results, ("loss", "test"), "Test loss (nats)"),
-                    _panel(results, ("accuracy", "test"), "Test accuracy"),
+                    panel(("loss", "noisy"), "Loss of the wrong labels (nats)"),
+                    panel(("loss", "test"), "Test loss (nats)"),
+                    panel(("accuracy", "test"), "Test accuracy"),
                 ),
             ),
             linearity_figure(results, PROGRESS, AXIS),
@@ -229,12 +232,6 @@ def _difference(pair: Sequence[float | None]) -> float | None:
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{statistics.fmean(known):.3f}" if known else "never"
-
-
-def _panel(results: Sequence[Result], path: tuple[str, str], title: str) -> Panel:
-    thresholds, values = equally_far(results, PROGRESS, [path])
-    curves = [regime_curve(name, one[..., 0]) for name, one in values.items()]
-    return curves_panel(title, thresholds, curves, AXIS, falling=True)
 
 
 register(LabelNoise())

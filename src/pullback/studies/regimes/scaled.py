@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from pullback.probes import (
     log_spaced,
 )
 from pullback.report.figures import style
-from pullback.report.figures.style import Figure
+from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.parts import Curve, Descent, curves_panel, trained
 from pullback.studies.study import Result
@@ -34,7 +35,8 @@ Batch = tuple[Tensor, Tensor]
 Path = tuple[str, str]
 """A quantity, and of what: ("loss", "train"), ("linearity", "sign similarity")."""
 METRICS = ("sign similarity", "kernel alignment", "representation alignment")
-THRESHOLDS = 20  # where regimes are compared, even over the progress that all of them make
+THRESHOLDS = 20  # where regimes are compared, over the progress that all of them make
+FLOOR = 0.01  # of an error in progress: below it a few images decide
 LOOKS = {"0.5": (style.BEFORE, "^-"), "1": (style.AFTER, "o-"), "100": (style.TEST, "s--")}
 
 
@@ -140,28 +142,34 @@ def _curves(progress: Recorder, linearity: Recorder, groups: Iterable[str]) -> d
 
 
 def equally_far(
-    results: Sequence[Result], progress: Path, watched: Sequence[Path], rising: bool = False
+    results: Sequence[Result], progress: Path, watched: Sequence[Path]
 ) -> tuple[list[float], dict[str, Float[Tensor, "s k g"]]]:
     """What all seeds and regimes measured where their progress was the same.
 
     Args:
         results: of s seeds.
-        progress: what tells it.
+        progress: what tells it. Losses are compared at even steps; of an accuracy the error, at
+            even steps of its logarithm, since most of a training is spent on the last percents.
         watched: g curves.
-        rising: whether progress goes up, as an accuracy does.
 
     Returns:
-        The k thresholds in the order in which they are reached, and for each regime the values.
+        The k losses or errors in the order in which they are reached, and for each regime the
+        values.
     """
     series = {
         f"{regime} {place}": (
-            _at(run, progress),
+            _progress(run, progress),
             torch.tensor([_at(run, path) for path in watched]).T,
         )
         for place, result in enumerate(results)
         for regime, run in result["runs"].items()
     }
-    found = equal_progress(series, THRESHOLDS, rising)
+    thresholds: int | list[float] = THRESHOLDS
+    if progress[0] == "accuracy":
+        curves = [curve for curve, _ in series.values()]
+        start, end = min(curve[0] for curve in curves), max(min(curve) for curve in curves)
+        thresholds = np.geomspace(start, max(end, FLOOR), THRESHOLDS + 1)[1:].tolist()
+    found = equal_progress(series, thresholds)
     values = {
         regime: torch.stack([found.values[f"{regime} {place}"] for place in range(len(results))])
         for regime in results[0]["runs"]
@@ -173,19 +181,30 @@ def _at(run: Mapping[str, Any], path: Path) -> list[float]:
     return run[path[0]][path[1]]
 
 
-def linearity_figure(
-    results: Sequence[Result], progress: Path, axis: str, rising: bool = False
-) -> Figure:
-    """How near each regime stays to its linearisation.
+def _progress(run: Mapping[str, Any], path: Path) -> list[float]:
+    curve = _at(run, path)
+    return [1 - share for share in curve] if path[0] == "accuracy" else curve
 
-    Args:
-        results: of all seeds.
-        progress: what the horizontal axis is.
-        axis: its name.
-        rising: whether progress goes up.
-    """
-    watched = [("linearity", metric) for metric in METRICS]
-    thresholds, values = equally_far(results, progress, watched, rising)
+
+def progress_panel(
+    title: str, along: list[float], curves: Sequence[Curve], progress: Path, axis: str
+) -> Panel:
+    """Curves over what `equally_far` compares at, from the start to the end of training."""
+    scale = "log" if progress[0] == "accuracy" else "linear"
+    return curves_panel(title, along, curves, axis, scale, falling=True)
+
+
+def watched_panel(
+    results: Sequence[Result], progress: Path, axis: str, path: Path, title: str
+) -> Panel:
+    """One quantity of each regime over the progress of training."""
+    along, values = equally_far(results, progress, [path])
+    curves = [regime_curve(name, one[..., 0]) for name, one in values.items()]
+    return progress_panel(title, along, curves, progress, axis)
+
+
+def linearity_figure(results: Sequence[Result], progress: Path, axis: str) -> Figure:
+    """How near each regime stays to its linearisation."""
     return Figure(
         "linearity",
         "How linear the regimes stay",
@@ -193,22 +212,16 @@ def linearity_figure(
         "is 1 there: the share of rectified linear units that are active where they were, the "
         "alignment of the tangent kernel, and that of the inputs of the last layer.",
         tuple(
-            curves_panel(
-                metric.capitalize(),
-                thresholds,
-                [regime_curve(name, one[..., place]) for name, one in values.items()],
-                axis,
-                falling=not rising,
-            )
-            for place, metric in enumerate(METRICS)
+            watched_panel(results, progress, axis, ("linearity", metric), metric.capitalize())
+            for metric in METRICS
         ),
     )
 
 
-def regime_curve(name: str, values: Float[Tensor, "s k"], label: str = "") -> Curve:
+def regime_curve(name: str, values: Float[Tensor, "s k"]) -> Curve:
     """The line of a regime, in its colour."""
     colour, line = LOOKS.get(name, (style.INK, "v-"))
-    return Curve(label or f"alpha = {name}", values, colour, line)
+    return Curve(f"alpha = {name}", values, colour, line)
 
 
 def lowest_linearity(result: Result, regime: str) -> dict[str, float]:

@@ -12,20 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pullback.data.tasks import attributes, coloured, groups_of, two_halves
-from pullback.report.figures.style import Figure, Panel
+from pullback.report.figures.style import Figure
 from pullback.studies.claims import Claim
-from pullback.studies.parts import NETWORKS, curves_panel, drawn, started
+from pullback.studies.parts import NETWORKS, drawn, started
 from pullback.studies.regimes.scaled import (
     Regimes,
     equally_far,
     followed,
     linearity_figure,
-    regime_curve,
+    watched_panel,
 )
 from pullback.studies.study import Result, Row, Study, register
 
 PROGRESS = ("accuracy", "agrees")
-AXIS = "accuracy on training images whose colour agrees"
+AXIS = "error on training images whose colour agrees"
 HASTY, NETWORK, LAZY = "0.5", "1", "100"
 Digits = tuple[Float[Tensor, "n 3 h w"], Int[Tensor, " n"], Int[Tensor, " n"]]
 """Images, their labels 0 and 1, and their colours 0 and 1."""
@@ -136,7 +136,7 @@ class Spurious(Study):
 
     def statistics(self, result: Result) -> Mapping[str, float | None]:
         watched = [("accuracy", name) for name in ("against", "test", "test against")]
-        _, values = equally_far([result], PROGRESS, watched, rising=True)
+        _, values = equally_far([result], PROGRESS, watched)
         against, test, against_in_test = (
             {name: float(one[..., place].mean()) for name, one in values.items()}
             for place in range(len(watched))
@@ -149,6 +149,7 @@ class Spurious(Study):
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
+        panel = partial(watched_panel, results, PROGRESS, AXIS)
         return [
             Figure(
                 "accuracy",
@@ -157,12 +158,12 @@ class Spurious(Study):
                 "disagrees with their label, on such test images, and on test images with colours "
                 "and labels in balance.",
                 (
-                    _panel(results, "against", "Training accuracy, colour disagrees"),
-                    _panel(results, "test against", "Test accuracy, colour disagrees"),
-                    _panel(results, "test", "Test accuracy, balanced"),
+                    panel(("accuracy", "against"), "Training accuracy, colour disagrees"),
+                    panel(("accuracy", "test against"), "Test accuracy, colour disagrees"),
+                    panel(("accuracy", "test"), "Test accuracy, balanced"),
                 ),
             ),
-            linearity_figure(results, PROGRESS, AXIS, rising=True),
+            linearity_figure(results, PROGRESS, AXIS),
         ]
 
     def table(self, results: Sequence[Result]) -> list[Row]:
@@ -208,12 +209,6 @@ def _by_agreement(some: Digits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _last(curve: Sequence[float]) -> float:
     return curve[-1]
-
-
-def _panel(results: Sequence[Result], group: str, title: str) -> Panel:
-    thresholds, values = equally_far(results, PROGRESS, [("accuracy", group)], rising=True)
-    curves = [regime_curve(name, one[..., 0]) for name, one in values.items()]
-    return curves_panel(title, thresholds, curves, AXIS)
 
 
 register(Spurious())
