@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import pullback as pb
-from pullback.studies.parts import drawn, perceptron, started
+from pullback.studies.parts import NETWORKS, drawn, perceptron, started
 from pullback.studies.regimes.scaled import (
     METRICS,
     Batch,
@@ -117,6 +119,17 @@ def test_the_start_stays_as_it_is(train: Batch, groups: dict[str, Batch], runs: 
     assert again == runs
     assert all(map(torch.equal, start.parameters(), _network().parameters()))
     assert followed(SMALL, start, train, groups, 3, lambda _: None) != runs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_networks_can_be_followed(train: Batch, name: str) -> None:
+    images = train[0].float(), train[1]
+    start = started(lambda: NETWORKS[name]((1, 8, 8), 10), seed=0)
+    brief = replace(SMALL, epochs=(1, 1), probed=2)
+    found = followed(brief, start, images, {"train": images}, 0, lambda _: None)
+    for run in found.values():
+        assert all(len(run["linearity"][metric]) == len(run["updates"]) for metric in METRICS)
+        assert run["linearity"]["sign similarity"][0] == 1
 
 
 def _made(progress: list[float], other: list[float]) -> dict:

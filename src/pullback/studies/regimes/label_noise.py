@@ -57,8 +57,7 @@ class LabelNoise(Study):
         "Some training labels are wrong. A network and its lazy twin (alpha = 100) learn all of "
         "them from one start, and the losses of the wrong labels and of test images are compared "
         "where the losses of the right ones are equal. Memorisation starts where the loss of the "
-        "wrong labels is largest. The document has 40,000 images of CIFAR-10 and a "
-        "ResNet-18."
+        "wrong labels is largest. The document has 40,000 images of CIFAR-10 and a ResNet-18."
     )
     claims = (
         Claim(
