@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-from pullback.studies.alignment import features  # noqa: F401  (each registers)
+from pullback.studies.alignment import (  # noqa: F401  (each registers)
+    features,
+    spectrum,
+)

@@ -76,5 +76,15 @@ def _scaled(ax: Axes, along: Sequence[int | float], scale: str) -> None:
     if scale == "log":
         ax.set_xscale("log")
     elif scale == "symlog":
-        ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-        ax.set_xticks(along, [f"{place:,g}" for place in along])
+        ax.set_xscale("symlog", linthresh=min(place for place in along if place > 0), linscale=0.5)
+        ticks = _apart(along)
+        ax.set_xticks(ticks, [f"{place:,g}" for place in ticks])
+
+
+def _apart(along: Sequence[int | float]) -> list[int | float]:
+    """The places that are at least twice the one before, so that their numbers do not touch."""
+    chosen: list[int | float] = []
+    for place in along:
+        if not chosen or place >= 2 * chosen[-1]:
+            chosen.append(place)
+    return chosen
