@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pullback.data import noisy_labels
 from pullback.studies.alignment.networks import NETWORKS, vgg
 from pullback.studies.alignment.spectrum import LEADING, Settings, Spectrum, _apart
 from pullback.studies.parts import Descent, drawn, started
+from tests.studies.alignment.by_hand import aligned, features, learn
 
 SMALL = Settings(
     seeds=2, data="digits", train=60, test=40, sample=12,
@@ -27,40 +27,13 @@ def result() -> dict:
     return found
 
 
-def learned(share: float) -> tuple[torch.nn.Module, torch.nn.Module, torch.Tensor]:
-    """The network before and after the usual loop, and the labels that it is taught."""
+def learned(share: float) -> tuple[list[torch.nn.Module], torch.Tensor]:
+    """The network before and after it has learned, and the labels that it is taught."""
     images = drawn("digits", "train", 60, 1)
     labels = noisy_labels(images.labels, share, 10, 1).labels
     pair = [started(lambda: NETWORKS["perceptron"]((1, 8, 8), 10), 1) for _ in range(2)]
-    optimiser = torch.optim.SGD(pair[1].parameters(), lr=0.2, momentum=0.9)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(10):
-        for some in torch.randperm(60, generator=generator).split(20):
-            optimiser.zero_grad()
-            F.cross_entropy(pair[1](images.inputs[some]), labels[some]).backward()
-            optimiser.step()
-    return pair[0], pair[1], labels
-
-
-def features(module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """The gradient of each output of each sample, (n, c, d), of one layer after the other."""
-    linear = [layer for layer in module.double() if isinstance(layer, torch.nn.Linear)]
-    rows: list[list[torch.Tensor]] = [[] for _ in linear]
-    for sample in x.double():
-        for output in module(sample[None])[0]:
-            own = [[*layer.parameters()] for layer in linear]
-            gradients = torch.autograd.grad(output, [*sum(own, [])], retain_graph=True)
-            for place, row in enumerate(rows):
-                row.append(torch.cat([one.flatten() for one in gradients[2 * place :][:2]]))
-    return [torch.stack(row).unflatten(0, (len(x), 10)) for row in rows]
-
-
-def aligned(rows: torch.Tensor, labels: torch.Tensor, centred: bool) -> float:
-    y = F.one_hot(labels, 10).double()
-    if centred:
-        rows, y = rows - rows.mean(0), y - y.mean(0)
-    gram = rows.flatten(0, 1) @ rows.flatten(0, 1).T
-    return float(y.flatten() @ gram @ y.flatten() / gram.norm() / y.square().sum())
+    learn(pair[1], images.inputs, labels, SMALL.descent, seed=1)
+    return pair, labels
 
 
 @pytest.mark.parametrize(("level", "share"), [("clean", 0.0), ("noisy", 0.5)])
@@ -68,7 +41,7 @@ def aligned(rows: torch.Tensor, labels: torch.Tensor, centred: bool) -> float:
 def test_numbers_are_those_of_the_features(
     result: dict, level: str, share: float, moment: int
 ) -> None:
-    *networks, taught = learned(share)
+    networks, taught = learned(share)
     test = drawn("digits", "test", 40, 1)
     sets = {
         "train": (drawn("digits", "train", 60, 1).inputs, taught),
@@ -92,9 +65,9 @@ def test_numbers_are_those_of_the_features(
         assert found["rank"] == pytest.approx(rank, rel=1e-3)
         ratios = [float(shares[:count].sum()) for count in LEADING]
         assert found["ratios"] == pytest.approx(ratios, rel=1e-3)
-        assert found["alignment"] == pytest.approx(aligned(whole, y[:12], True), rel=1e-3)
-        assert found["uncentred"] == pytest.approx(aligned(whole, y[:12], False), rel=1e-3)
-        own = [aligned(layer, y[:12], True) for layer in layers]
+        assert found["alignment"] == pytest.approx(aligned(whole, y[:12]), rel=1e-3)
+        assert found["uncentred"] == pytest.approx(aligned(whole, y[:12], centred=False), rel=1e-3)
+        own = [aligned(layer, y[:12]) for layer in layers]
         assert found["layers"] == pytest.approx(own, rel=1e-3)
     apart = float((spectra["train"] - spectra["test"])[:60].abs().mean().exp())
     assert result["levels"][level]["apart"][moment] == pytest.approx(apart, rel=1e-3)

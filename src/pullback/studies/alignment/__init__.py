@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pullback.studies.alignment import (  # noqa: F401  (each registers)
     features,
+    hierarchy,
     spectrum,
 )
