@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pullback.studies.alignment import (  # noqa: F401  (each registers)
+    directions,
     features,
     hierarchy,
     spectrum,

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from pullback.studies.parts import Network, perceptron, resnet
+from pullback.studies.parts import Network, lenet, perceptron, resnet
 
 # Channels of the convolutions between two poolings, and how many of them (Simonyan and Zisserman).
 VGG = {11: (1, 1, 2, 2, 2), 19: (2, 2, 4, 4, 4)}
@@ -36,6 +36,7 @@ def vgg(shape: Sequence[int], outputs: int = 1, layers: int = 19) -> nn.Module:
 
 NETWORKS: dict[str, Network] = {
     "perceptron": partial(perceptron, width=80, hidden=6),
+    "lenet": lenet,
     "resnet": partial(resnet, width=32),
     "vgg11": partial(vgg, layers=11),
     "vgg19": vgg,
