@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pullback.studies.alignment import (  # noqa: F401  (each registers)
     directions,
+    disk,
     features,
     hierarchy,
     spectrum,

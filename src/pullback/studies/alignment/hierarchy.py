@@ -233,7 +233,7 @@ class Hierarchy(Study):
         ]
 
     def table(self, results: Sequence[Result]) -> list[Row]:
-        def mean(values: Sequence[float]) -> float:
+        def mean(values: Sequence[int | float]) -> float:
             return float(np.mean(values))
 
         rows = []
