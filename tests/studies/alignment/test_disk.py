@@ -72,12 +72,21 @@ def test_numbers_are_those_of_a_network_that_learned_by_hand(result: dict) -> No
         assert result["round"][place] == pytest.approx(rounds, rel=1e-2)
 
 
-def test_round_functions_are_those_of_the_radius() -> None:
-    points = grid_points(101)
+def test_roundness_is_what_rings_leave_of_the_variance() -> None:
+    points = grid_points(30)
     radius = points.norm(dim=1)
-    found = roundness(torch.stack([radius, points[:, 0]]).double(), points)
-    assert found[0] > 0.97
-    assert found[1] == pytest.approx(0, abs=1e-6)
+    noise = torch.randn(len(points), generator=torch.Generator().manual_seed(0))
+    functions = torch.stack([radius, points[:, 0], radius + noise]).double()
+    found = roundness(functions, points)
+    for function, share in zip(functions, found.tolist(), strict=True):
+        edges = torch.linspace(0, 2**0.5 + 1e-6, 11)
+        left = 0.0
+        for low, high in zip(edges, edges[1:], strict=False):
+            own = function[(radius >= low) & (radius < high)]
+            left += float((own - own.mean()).square().sum())
+        total = float((function - function.mean()).square().sum())
+        assert share == pytest.approx(1 - left / total, abs=1e-6)
+    assert found[0] > 0.97 and abs(found[1]) < 1e-6
 
 
 def test_the_line_is_that_of_an_untrained_network(result: dict) -> None:
