@@ -72,7 +72,7 @@ def test_what_is_expected_at_random_is_the_mean_squared_gradient(
     assert result["expected"] == pytest.approx(0.1 * math.sqrt(float(squares)), rel=1e-3)
     outputs = network(x.double())
     assert result["spread"] == pytest.approx(
-        float(outputs.var(0, correction=0).mean().sqrt()), rel=1e-3
+        float(outputs.detach().var(0, correction=0).mean().sqrt()), rel=1e-3
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,3 +138,11 @@ def test_an_axis_may_fall() -> None:
         for down in (False, True)
     )
     assert rising.source != falling.source
+
+
+def test_numbers_on_a_logarithmic_axis_do_not_touch() -> None:
+    places = [0, 107, 151, 223, 409]
+    drawing = curves_panel("Loss", places, [Curve("network", [[0.0] * 5])], "updates", "symlog")
+    svg = base64.b64decode(drawing.source.split(",")[1]).decode()
+    written = [place for place in places if f">{place}</text>" in svg]
+    assert written == [0, 107, 223]

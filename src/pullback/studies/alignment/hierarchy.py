@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from pullback.data.tasks import Mixture, mixture, noisy_labels
 from pullback.kernels.tangent import tangent_kernel
-from pullback.probes import Loss, Moment, log_spaced
+from pullback.probes import Loss, Moment
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
+from pullback.studies.alignment.moments import moments
 from pullback.studies.claims import Claim
 from pullback.studies.parts import Curve, Descent, curves_panel, drawn, perceptron, started, trained
 from pullback.studies.study import Result, Row, Study, register
@@ -270,8 +271,8 @@ class Hierarchy(Study):
 
 
 def _moments(settings: Settings, descent: Descent) -> tuple[int, ...]:
-    every = log_spaced(descent.updates(settings.easy + settings.difficult), settings.points)
-    return tuple(step for step in every if step == 0 or step >= settings.first)
+    updates = descent.updates(settings.easy + settings.difficult)
+    return moments(updates, settings.points, settings.first)
 
 
 def _mixed(settings: Settings, kind: str, seed: int) -> Mixture:
@@ -308,19 +309,19 @@ def _followed(
         {group: (mixed.inputs[own], mixed.labels[own]) for group, own in members.items()}
     )
     samples = {group: own[: settings.sample] for group, own in members.items()}
-    moments = _moments(settings, descent)
+    chosen = _moments(settings, descent)
     found: dict[str, list[float]] = {group: [] for group in GROUPS}
     told: dict[str, list[float]] = {group: [] for group in GROUPS}
     for count in trained(module, mixed.inputs, mixed.labels, F.cross_entropy, descent, seed):
         advance(min(count, 1))
-        if count in moments:
+        if count in chosen:
             right = accuracy.measure(Moment(module, count))
             for group, some in samples.items():
                 found[group].append(_aligned(module, mixed.inputs[some], mixed.labels[some]))
                 told[group].append(right[group]["accuracy"])
             advance(1)
     return {
-        "updates": list(moments),
+        "updates": list(chosen),
         **{group: rounded(torch.tensor(values)) for group, values in found.items()},
         "right": {group: rounded(torch.tensor(values)) for group, values in told.items()},
     }

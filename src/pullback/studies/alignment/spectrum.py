@@ -19,10 +19,11 @@ from pullback.data.tasks import noisy_labels
 from pullback.kernels.alignment import layer_alignment
 from pullback.kernels.spectra import effective_rank, trace_ratios
 from pullback.kernels.tangent import tangent_kernel
-from pullback.probes import Loss, Moment, log_spaced
+from pullback.probes import Loss, Moment
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
+from pullback.studies.alignment.moments import moments
 from pullback.studies.alignment.networks import NETWORKS
 from pullback.studies.claims import Claim
 from pullback.studies.parts import Curve, Descent, curves_panel, drawn, started, trained
@@ -199,8 +200,8 @@ class Spectrum(Study):
     sizes: Mapping[str, Settings] = {
         "quick": Settings(),
         "full": Settings(
-            seeds=5, data="cifar10", network="resnet", train=5000, test=2000,
-            descent=Descent(epochs=200, batch=100, rate=0.01, falling=False),
+            seeds=3, data="cifar10", network="resnet", train=5000, test=2000,
+            descent=Descent(epochs=100, batch=100, rate=0.01, falling=False),
         ),
         "paper": Settings(
             seeds=3, data="cifar10", network="vgg19", train=50_000, test=10_000,
@@ -302,8 +303,8 @@ class Spectrum(Study):
 
 
 def _moments(settings: Settings) -> tuple[int, ...]:
-    every = log_spaced(settings.descent.updates(settings.train), settings.points)
-    return tuple(step for step in every if step == 0 or step >= settings.first)
+    updates = settings.descent.updates(settings.train)
+    return moments(updates, settings.points, settings.first)
 
 
 def _followed(
@@ -319,13 +320,13 @@ def _followed(
     splits = {"train": (images.inputs, taught), "test": (test.inputs, test.labels)}
     make = NETWORKS[settings.network]
     module = started(lambda: make(images.inputs.shape[1:], classes), seed)
-    moments = _moments(settings)
+    chosen = _moments(settings)
     found: dict[str, list[Numbers]] = {split: [] for split in SPLITS}
     apart = []
     updates = trained(module, images.inputs, taught, F.cross_entropy, settings.descent, seed)
     for count in updates:
         advance(min(count, 1))
-        if count in moments:
+        if count in chosen:
             spectra = {}
             for split, (x, y) in splits.items():
                 numbers, spectra[split] = _measured(module, x, y, settings.sample)
