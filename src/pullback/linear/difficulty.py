@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pullback.batches import tracked
 from pullback.errors import InputError
+from pullback.unfinished import Unfinished
 
 Predictor = Callable[[Tensor], Int[Tensor, " m"]]
 Fit = Callable[[Tensor, Tensor, int], Predictor]
@@ -123,71 +119,23 @@ def consistency_scores(
             f"sizes, repeats: {tuple(sizes)}, {repeats}; give sizes from 1 to {total - 1}, which "
             "leave something out, and at least one repeat"
         )
-    counts = _Counts(
-        torch.zeros(len(sizes), total, dtype=torch.long),
-        torch.zeros(len(sizes), total, dtype=torch.long),
-        None if checkpoint is None else Path(checkpoint),
+    kept = Unfinished(
+        checkpoint,
         {"sizes": list(sizes), "repeats": repeats, "seed": seed, "data": _digest(inputs, labels)},
     )
-    counts.begin()
+    nothing = torch.zeros(len(sizes), total, dtype=torch.long)
+    counts = kept.begin({"right": nothing, "held_out": nothing.clone(), "fits": torch.tensor(0)})
     work = [(place, repeat) for place in range(len(sizes)) for repeat in range(repeats)]
-    left = work[counts.fits :]
+    left = work[int(counts["fits"]) :]
     for place, repeat in tracked(left, "C-scores", len(left), progress):
         number = seed * len(work) + place * repeats + repeat
         away = _left_out(total, sizes[place], number)
         named = fit(inputs[~away], labels[~away], number)(inputs[away])
-        counts.add(place, away, (named == labels[away]).cpu())
-    return ConsistencyScores(counts.right, counts.held_out, tuple(sizes))
-
-
-@dataclass(eq=False)
-class _Counts:
-    """What is counted, and the file that keeps it, if any."""
-
-    right: Int[Tensor, "s n"]
-    held_out: Int[Tensor, "s n"]
-    path: Path | None
-    identity: Mapping[str, Any]
-    fits: int = 0
-
-    def add(self, place: int, away: Bool[Tensor, " n"], right: Bool[Tensor, " m"]) -> None:
-        self.held_out[place, away] += 1
-        self.right[place, away] += right.long()
-        self.fits += 1
-        self.write()
-
-    def begin(self) -> None:
-        """Go on with what the file has, or see that it can be written."""
-        if self.path is not None and self.path.exists():
-            self._read(self.path)
-        else:
-            self.write()
-
-    def write(self) -> None:
-        if self.path is None:
-            return
-        partial = self.path.with_name(self.path.name + ".partial")
-        known = {"identity": json.dumps(self.identity), "fits": str(self.fits)}
-        try:
-            save_file({"right": self.right, "held_out": self.held_out}, partial, known)
-            os.replace(partial, self.path)
-        except (OSError, SafetensorError) as problem:
-            raise InputError(f"checkpoint: cannot write {self.path}: {problem}") from None
-
-    def _read(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                known = file.metadata()
-                identity, self.fits = json.loads(known["identity"]), int(known["fits"])
-                self.right, self.held_out = (file.get_tensor(k) for k in ("right", "held_out"))
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
-            raise InputError(f"checkpoint: cannot read {path}: {problem!r}; delete it") from None
-        other = [key for key, value in self.identity.items() if identity.get(key) != value]
-        if other:
-            raise InputError(
-                f"checkpoint: {path} was begun with another {', '.join(other)}; give the same "
-                "arguments as then, or another file"
-            )
+        counts["held_out"][place, away] += 1
+        counts["right"][place, away] += (named == labels[away]).long().cpu()
+        counts["fits"] += 1
+        kept.write(counts)
+    return ConsistencyScores(counts["right"], counts["held_out"], tuple(sizes))
 
 
 def _digest(*data: Tensor) -> str:
