@@ -122,7 +122,7 @@ class Network:
         """
         if self._channels_last is None:
             self._channels_last = self._runs_channels_last(batch)
-        result = self._result(tensors, batch.map(_channels_last) if self._channels_last else batch)
+        result = self._result(tensors, batch.map(channels_last) if self._channels_last else batch)
         if not isinstance(result, Tensor) or result.ndim != 2 or len(result) != len(batch):
             seen = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise InputError(
@@ -139,8 +139,8 @@ class Network:
         if not self._channels_last:
             return self
         network = copy.copy(self)
-        network.tensors = {n: _channels_last(t) for n, t in self.tensors.items()}
-        network.constants = {n: _channels_last(t) for n, t in self.constants.items()}
+        network.tensors = {n: channels_last(t) for n, t in self.tensors.items()}
+        network.constants = {n: channels_last(t) for n, t in self.constants.items()}
         return network
 
     def _result(self, tensors: Mapping[str, Tensor], batch: Batch) -> object:
@@ -165,7 +165,7 @@ class Network:
         with torch.no_grad():
             usual = self._result(self.tensors, few)
             try:
-                found = self._result(self.tensors, few.map(_channels_last))
+                found = self._result(self.tensors, few.map(channels_last))
             except RuntimeError:
                 return False
         return (
@@ -175,7 +175,8 @@ class Network:
         )
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
+def channels_last(tensor: Tensor) -> Tensor:
+    """A float32 image or kernel with its channels last in memory; others as they are."""
     if tensor.ndim != 4 or tensor.dtype != torch.float32:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)

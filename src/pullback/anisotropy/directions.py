@@ -1,0 +1,260 @@
+"""Neural anisotropy directions: an order of the input space that an architecture prefers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pullback.anisotropy.gradients import GradientCovariance
+from pullback.anisotropy.kernels import KernelAlignment
+from pullback.anisotropy.mixed import MixedDerivative
+from pullback.anisotropy.moments import FOLDS, Moments, errors, summed
+from pullback.anisotropy.population import MakeModel, Outputs, Population
+from pullback.batches import check_fits
+from pullback.errors import InputError
+from pullback.unfinished import Unfinished
+
+METHODS = {"gradient": 10_000, "mixed": 100, "mean mixed": 100, "kernel": 1}  # networks of each
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Orthonormal directions of the input space, the most preferred first. Made by `directions`.
+
+    Attributes:
+        vectors: the directions, one a row, shape (D, D); their signs are arbitrary, and where
+            eigenvalues nearly coincide only the space they span means something.
+        spectrum: how much is found along each, shape (D,), falling; see `meaning`.
+        stderr: the standard error of each, over groups of networks, shape (D,); NaN for fewer than
+            two groups, and for the mean mixed derivative.
+        overlap: of the k leading directions of two halves of the networks, for k = 1 to D: the
+            mean squared cosine of the two spaces, `|U_k^T V_k|^2 / k`; k/D for chance.
+        settings: how they were made, plain values.
+        shape: of one input.
+    """
+
+    vectors: Float[Tensor, "D D"]
+    spectrum: Float[Tensor, " D"]
+    stderr: Float[Tensor, " D"]
+    overlap: Float[Tensor, " D"]
+    settings: Mapping[str, Any]
+    shape: tuple[int, ...]
+
+    @property
+    def meaning(self) -> str:
+        """What the numbers of the spectrum are."""
+        return str(self.settings["meaning"])
+
+    @property
+    def rank(self) -> int:
+        """How many directions have something along them; the rest fill up the space at random."""
+        rounding = len(self.spectrum) * torch.finfo(torch.float32).eps * self.spectrum[0]
+        seen = int((self.spectrum > rounding).sum())
+        return (
+            min(seen, self.settings["networks"]) if self.settings["method"] == "gradient" else seen
+        )
+
+    def image(self, place: int) -> Tensor:
+        """One direction in the shape of an input."""
+        return self.vectors[place].view(self.shape)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file (.safetensors)."""
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        known = {"settings": json.dumps(dict(self.settings)), "shape": json.dumps(self.shape)}
+        save_file(tensors, path, known)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Directions:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: it is no such file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                known = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                settings, shape = json.loads(known["settings"]), json.loads(known["shape"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"path: {path} holds no directions: {problem!r}") from None
+        return cls(**tensors, settings=settings, shape=tuple(shape))
+
+
+_TENSORS = ("vectors", "spectrum", "stderr", "overlap")
+
+
+def overlap(one: Float[Tensor, "D D"], other: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:
+    """How alike the spaces of the k leading rows are, for k = 1 to D.
+
+    The mean squared cosine of their principal angles, `|U_k V_k^T|^2 / k`: 1 for the same space,
+    k/D on average for random ones.
+
+    Raises:
+        InputError: not the same number of directions of the same space.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy import overlap
+        >>> overlap(torch.eye(3), torch.eye(3)[[1, 0, 2]])
+        tensor([0., 1., 1.])
+    """
+    if one.shape != other.shape:
+        raise InputError(f"one, other: shapes {tuple(one.shape)} and {tuple(other.shape)}")
+    squares = (one @ other.T).square().cumsum(0).cumsum(1).diagonal()
+    return squares / torch.arange(1, len(one) + 1).to(squares)
+
+
+def directions(
+    make_model: MakeModel,
+    shape: Sequence[int],
+    method: str = "gradient",
+    networks: int | None = None,
+    outputs: Outputs = None,
+    at: Tensor | None = None,
+    step: int | float | None = None,
+    samples: int = 10_000,
+    seed: int = 0,
+    progress: bool | None = None,
+    checkpoint: str | Path | None = None,
+) -> Directions:
+    """The directions of the input space in the order in which an architecture prefers them.
+
+    `"gradient"`: eigenvectors of the mean of `grad f(x) grad f(x)^T` over random networks.
+    `"mixed"`: of the mean of `M^T M`, with `M = d2f/dwdx`; smooth networks are meant (GELU).
+    `"mean mixed"`: of `N^T N`, with N the mean of M over networks. As printed; where the weights of
+    the last layer have no sign of their own, N is nothing but what is left of M by chance.
+    `"kernel"`: of the alignment of linear functions with the tangent kernel, at normal inputs.
+
+    Args:
+        make_model: returns a new network, with weights from torch's global generator.
+        shape: of one input.
+        method: see above.
+        networks: how many are drawn; None for 10,000, for 100 where M is taken, and for one with
+            the kernel. With fewer than D the last directions are arbitrary; see `Directions.rank`.
+        outputs: which output is f: None for the only one, a number, or a pair (a, b) for output b
+            minus output a.
+        at: x, the same for all networks, or for M several inputs (m, *shape), over which it is
+            averaged; None draws one from the standard normal distribution.
+        step: h, for derivatives by x as finite differences, `(f(x + h e_i) - f(x - h e_i)) / 2h`;
+            None for exact ones. The published directions are those of gradients with a step of
+            100, and for networks with ReLU and max pooling they are far from exact ones.
+        samples: normal inputs for each network, with the kernel.
+        seed: of the weights and the inputs.
+        progress: whether to show a progress bar; None shows one on a terminal.
+        checkpoint: a file (.safetensors) with the sums so far; the same call goes on with it.
+
+    Returns:
+        Directions with their spectrum, errors, and the overlap of two halves.
+
+    Raises:
+        InputError: a factory, shape, read-out or number that cannot be used; derivatives that are
+            not finite, or all zero; a checkpoint of another computation.
+
+    Source:
+        Ortiz-Jimenez et al. 2020, sections 3 and 3.1, appendix D; Ortiz-Jimenez et al. 2021,
+        theorem 1 and appendix C.2.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy import directions
+        >>> def make_model():
+        ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 1))
+        >>> found = directions(make_model, shape=(1, 4, 4), networks=2000)
+        >>> found.vectors.shape, found.rank
+        (torch.Size([16, 16]), 16)
+    """
+    networks = _checked(method, networks, step, samples)
+    population = Population(make_model, shape, outputs, seed, max(1, networks // FOLDS))
+    size = population.inputs
+    check_fits(
+        f"shape: the sums over {size} by {size} directions", 8 * (FOLDS + 4) * size**2,
+        torch.device("cpu"), "take a smaller shape",
+    )  # fmt: skip
+    x = _points(at, population, seed, several="mixed" in method)
+    moments = _moments(method, population, networks, x, step, samples, seed)
+    settings = {
+        "method": method, "networks": networks, "step": step, "seed": seed, "samples": samples,
+        "outputs": outputs, "at": "drawn" if at is None else "given",
+        "architecture": repr(population.module), "meaning": moments.meaning,
+    }  # fmt: skip
+    if isinstance(moments, MixedDerivative) and method == "mean mixed":
+        parts = (range(networks), range(0, networks, 2), range(1, networks, 2))
+        whole, *halves = (moments.mean_square(part) for part in parts if len(part))
+        return _directions(whole.double(), [one.double() for one in halves], settings, shape)
+    kept = Unfinished(checkpoint, {**settings, "shape": list(shape), "x": x.flatten().tolist()})
+    sums, counts = summed(moments, size, population.dtype, kept, progress)
+    halves = [sums[start::2].sum(0) for start in (0, 1)]
+    found = _directions(sums.sum(0) / counts.sum(), halves, settings, shape)
+    return replace(found, stderr=errors(sums, counts, found.vectors))
+
+
+def _moments(
+    method: str,
+    population: Population,
+    networks: int,
+    x: Float[Tensor, "m ..."],
+    step: int | float | None,
+    samples: int,
+    seed: int,
+) -> Moments:
+    if method == "gradient":
+        return GradientCovariance(population, networks, x[0], step)
+    if method == "kernel":
+        return KernelAlignment(population, networks, samples, seed)
+    return MixedDerivative(population, networks, x, step)
+
+
+def _checked(method: str, networks: int | None, step: int | float | None, samples: int) -> int:
+    """How many networks."""
+    if method not in METHODS:
+        raise InputError(f"method: {method!r}; choose one of {tuple(METHODS)}")
+    if networks is not None and networks < 1:
+        raise InputError(f"networks: {networks}; give at least one")
+    if step is not None and (not 0 < step < math.inf or method == "kernel"):
+        raise InputError(
+            f"step: {step}, for method {method!r}; give a positive number for gradients or mixed "
+            "derivatives, or None for exact ones"
+        )
+    if samples < 2 * FOLDS:
+        raise InputError(f"samples: {samples}; give at least {2 * FOLDS}")
+    return METHODS[method] if networks is None else networks
+
+
+def _points(
+    at: Tensor | None, population: Population, seed: int, several: bool
+) -> Float[Tensor, "m ..."]:
+    if at is None:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(1, *population.shape, generator=generator, dtype=population.dtype)
+    if tuple(at.shape) == population.shape:
+        return at.unsqueeze(0).to(population.dtype)
+    if several and tuple(at.shape[1:]) == population.shape and len(at):
+        return at.to(population.dtype)
+    raise InputError(f"at: shape {tuple(at.shape)}; give one input, {population.shape}")
+
+
+def _directions(
+    whole: Float[Tensor, "D D"],
+    halves: Sequence[Float[Tensor, "D D"]],
+    settings: Mapping[str, Any],
+    shape: Sequence[int],
+) -> Directions:
+    if not bool((whole.diagonal() > 0).any()):
+        raise InputError("make_model: all derivatives by the input are zero there")
+    values, vectors = torch.linalg.eigh(whole)
+    unknown = torch.full((len(values),), math.nan, dtype=values.dtype)
+    alike = unknown
+    if len(halves) == 2 and all(bool(half.any()) for half in halves):
+        alike = overlap(*(torch.linalg.eigh(half)[1].T.flip(0) for half in halves))
+    return Directions(vectors.T.flip(0), values.flip(0), unknown, alike, settings, tuple(shape))

@@ -1,0 +1,107 @@
+"""Directions by the mixed second derivative `M = d2f/dwdx`, which is never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from pullback.anisotropy.moments import Moments
+from pullback.anisotropy.population import Population, State
+
+NUMBERS = 2**24  # in the parameters' derivatives that are held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class MixedDerivative(Moments):
+    """`M^T M` over random networks, M taken as its mean over some inputs.
+
+    Attributes:
+        population: where the networks come from.
+        networks: how many.
+        at: the inputs, (m, *shape).
+        step: h of `M v = (grad_w f(x + h v) - grad_w f(x - h v)) / 2h`; None for exact ones.
+    """
+
+    population: Population
+    networks: int
+    at: Tensor
+    step: int | float | None
+
+    meaning = "mean squared length of M along each direction, over random networks"
+
+    def weights(self) -> list[int]:
+        return self.population.counts(self.networks)
+
+    def add_(self, total: Float[Tensor, "D D"], place: int) -> None:
+        size = len(total)
+        state, count = self.population.stack(place), self.weights()[place]
+        chosen = {name: tensor[:count] for name, tensor in state.items()}
+        identity = torch.eye(size, dtype=total.dtype)
+        at_once = max(1, NUMBERS // sum(tensor.numel() for tensor in chosen.values()))
+        for start in range(0, size, at_once):
+            total[start : start + at_once] += self.products(
+                chosen, identity[start : start + at_once]
+            )
+
+    def products(self, state: State, v: Float[Tensor, "b D"]) -> Float[Tensor, "b D"]:
+        """`M^T M v` for some vectors, summed over the networks of a stack."""
+
+        def of_one(own: State) -> Tensor:
+            return vmap(lambda one: self.adjoint(own, self.product(own, one)))(v)
+
+        found: Tensor = vmap(of_one)(state).sum(0)
+        return found
+
+    def mean_square(self, numbers: range) -> Float[Tensor, "D D"]:
+        """`N^T N`, with N the mean of M over some networks, by their numbers."""
+        size, dtype = self.population.inputs, self.population.dtype
+        total = torch.empty(size, size, dtype=dtype)
+        states = [self.population.one(number) for number in numbers]
+        per_direction = sum(states[0][name].numel() for name in self.population.parameters)
+        at_once = max(1, NUMBERS // per_direction)
+        for some in torch.eye(size, dtype=dtype).split(at_once):
+            moved = [vmap(lambda v, own=own: self.product(own, v))(some) for own in states]
+            mean = {name: sum(one[name] for one in moved) / len(states) for name in moved[0]}
+            back = [vmap(lambda u, own=own: self.adjoint(own, u))(mean) for own in states]
+            start = int(some[0].argmax())
+            total[start : start + len(some)] = sum(back) / len(states)
+        return total
+
+    def product(self, state: State, v: Float[Tensor, " D"]) -> State:
+        """`M v` of one network: how the gradient of f changes along v."""
+        moved = v.view(self.at.shape[1:])
+        gradient = self._gradient(state)
+        if self.step is None:
+            found: State = jvp(gradient, (self.at,), (moved.expand_as(self.at),))[1]
+            return found
+        ahead, behind = (gradient(self.at + sign * self.step * moved) for sign in (1, -1))
+        return {name: (one - behind[name]) / (2 * self.step) for name, one in ahead.items()}
+
+    def adjoint(self, state: State, u: State) -> Float[Tensor, " D"]:
+        """`M^T u` of one network: how the gradient by the input changes along u."""
+        weights = {name: state[name] for name in u}
+
+        def by_input(weights: State) -> Tensor:
+            def value(x: Tensor) -> Tensor:
+                return self.population.function({**state, **weights}, x)
+
+            gradients: Tensor = vmap(grad(value))(self.at)
+            return gradients.mean(0).flatten()
+
+        found: Tensor = jvp(by_input, (weights,), (u,))[1]
+        return found
+
+    def _gradient(self, state: State) -> Callable[[Tensor], State]:
+        """The gradient of the mean of f over some inputs by the parameters."""
+        names = self.population.parameters
+        weights = {name: state[name] for name in names}
+
+        def mean(weights: State, x: Tensor) -> Tensor:
+            return self.population.functions({**state, **weights}, x).mean()
+
+        return lambda x: grad(mean)(weights, x)
