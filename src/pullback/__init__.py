@@ -6,7 +6,7 @@ maps between the spaces of these, at a point w: the Jacobian J, the metrics `J^T
 network.
 """
 
-from pullback import data, kernels, likelihoods, linear, probes
+from pullback import anisotropy, data, kernels, likelihoods, linear, probes
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.jacobian import Jacobian, jacobian
@@ -38,6 +38,7 @@ __all__ = [
     "Quality",
     "TangentKernel",
     "alignment",
+    "anisotropy",
     "average",
     "cost",
     "data",

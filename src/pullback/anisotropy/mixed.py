@@ -60,17 +60,25 @@ class MixedDerivative(Moments):
     def mean_square(self, numbers: range) -> Float[Tensor, "D D"]:
         """`N^T N`, with N the mean of M over some networks, by their numbers."""
         size, dtype = self.population.inputs, self.population.dtype
-        total = torch.empty(size, size, dtype=dtype)
         states = [self.population.one(number) for number in numbers]
-        per_direction = sum(states[0][name].numel() for name in self.population.parameters)
-        at_once = max(1, NUMBERS // per_direction)
-        for some in torch.eye(size, dtype=dtype).split(at_once):
-            moved = [vmap(lambda v, own=own: self.product(own, v))(some) for own in states]
-            mean = {name: sum(one[name] for one in moved) / len(states) for name in moved[0]}
-            back = [vmap(lambda u, own=own: self.adjoint(own, u))(mean) for own in states]
-            start = int(some[0].argmax())
-            total[start : start + len(some)] = sum(back) / len(states)
+        state = {name: torch.stack([one[name] for one in states]) for name in states[0]}
+        at_once = max(1, NUMBERS // sum(state[name].numel() for name in self.population.parameters))
+        total = torch.empty(size, size, dtype=dtype)
+        for start in range(0, size, at_once):
+            some = torch.eye(size, dtype=dtype)[start : start + at_once]
+            mean = {name: one.mean(0) for name, one in self._moved(state, some).items()}
+            total[start : start + at_once] = self._back(state, mean).mean(0)
         return total
+
+    def _moved(self, state: State, v: Float[Tensor, "b D"]) -> State:
+        """`M v` of all networks and some vectors, (t, b, ...)."""
+        found: State = vmap(lambda own: vmap(lambda one: self.product(own, one))(v))(state)
+        return found
+
+    def _back(self, state: State, u: State) -> Float[Tensor, "t b D"]:
+        """`M^T u` of all networks and some u, (b, ...)."""
+        found: Tensor = vmap(lambda own: vmap(lambda one: self.adjoint(own, one))(u))(state)
+        return found
 
     def product(self, state: State, v: Float[Tensor, " D"]) -> State:
         """`M v` of one network: how the gradient of f changes along v."""
