@@ -2,166 +2,171 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from scipy.stats import spearmanr
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import nn
 
-from pullback import data as datasets
-from pullback.kernels.mercer import eigenfunctions
-from pullback.kernels.tangent import tangent_kernel
 from pullback.linear.model import linearize
-from pullback.report.figures import style
-from pullback.report.figures.style import Figure, Panel
+from pullback.report.figures.style import Figure
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
+from pullback.studies.linearized.learning import (
+    Learning,
+    Posed,
+    both,
+    learned,
+    learned_together,
+    posed,
+)
+from pullback.studies.parts import Descent, curves_panel
 from pullback.studies.study import Result, Row, Study, register
 
-REGIMES = ("network", "linearized")
-LOOKS = {"network": (style.AFTER, "o-"), "linearized": (style.TEST, "s--")}
+FITTED = 0.01  # the training loss that the document counts iterations to, in nats
+NAMES = {"network": "network", "linearized": "linearisation"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which data, which eigenfunctions, and how they are learned.
+    """Which data, which network, which eigenfunctions, and how they are learned.
 
     Attributes:
         seeds: networks, each with images of its own.
+        network: "mlp", "lenet" or "resnet".
         data: the name of an image set.
         train: training images.
         test: test images; the kernel is taken on both.
         indices: of the eigenfunctions, from 0; the first is nearly constant.
-        width: of the two hidden layers.
-        epochs: of gradient descent with momentum 0.9 and a rate that falls linearly to 0.
+        epochs: of gradient descent with a rate that falls linearly to 0.
         batch: images an update.
         rate: the learning rate at the start.
+        optimiser: "sgd", which has momentum 0.9, or "adam".
+        together: whether all tasks are learned at once, which is slower for convolutions.
     """
 
-    seeds: int = 5
+    seeds: int = 3
+    network: str = "mlp"
     data: str = "mnist"
-    train: int = 1500
+    train: int = 1000
     test: int = 500
     indices: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 400)
-    width: int = 100
     epochs: int = 60
-    batch: int = 128
+    batch: int = 32
     rate: float = 0.05
+    optimiser: str = "sgd"
+    together: bool = True
 
 
 class EigenfunctionTasks(Study):
-    """Ortiz-Jimenez et al. 2021, figures 2, 3 and 11."""
+    """Ortiz-Jimenez et al. 2021, section 3.1, for one kind of network and one optimiser.
 
-    name = "eigenfunctions"
-    title = "Eigenfunctions of the tangent kernel as tasks, for a network and its linearisation"
-    source = "Ortiz-Jimenez et al. 2021, section 3.1, figures 2, 3 and 11"
-    about = (
-        "The sign of an eigenfunction of the tangent kernel at initialisation is a binary task on "
-        "real images. A perceptron and its linearisation learn it from the same start, with the "
-        "same optimiser and the same order of the data, for eigenfunctions from the first on. The "
-        "document has the whole of CIFAR-10 or MNIST, and convolutional networks too."
-    )
-    claims = (
-        Claim(
-            "network-falls",
-            "The network's accuracy falls with the index of the eigenfunction.",
-            "rank correlation of index and test accuracy",
-            -0.8,
-            above=False,
-        ),
-        Claim(
-            "linearized-falls",
-            "The linearisation's accuracy falls with it too.",
-            "rank correlation of index and test accuracy",
-            -0.8,
-            above=False,
-        ),
-        Claim(
-            "linearized-wins",
-            "The linearisation is better at these tasks than the network.",
-            "difference of test accuracy (linearisation minus network), mean over tasks",
-            0.0,
-            above=True,
-        ),
-        Claim(
-            "network-travels",
-            "The network's parameters travel further for later eigenfunctions.",
-            "rank correlation of index and distance",
-            0.8,
-            above=True,
-        ),
-        Claim(
-            "linearized-travels",
-            "Those of the linearisation do, too.",
-            "rank correlation of index and distance",
-            0.8,
-            above=True,
-        ),
-    )
-    sizes: Mapping[str, Settings] = {
-        "quick": Settings(),
-        "full": Settings(seeds=10, data="cifar10", train=8000, test=2000, epochs=100),
-        "paper": Settings(
-            seeds=1, data="cifar10", train=50_000, test=10_000, epochs=100,
-            indices=(1, 5, 10, 50, 100, 200, 300, 400, 500, 750, 999),
-        ),
-    }  # fmt: skip
+    Args:
+        name: as of a study.
+        kind: of network and optimiser, in a few words.
+        figures: of the document.
+        sizes: as of a study.
+    """
+
+    def __init__(self, name: str, kind: str, figures: str, sizes: Mapping[str, Settings]) -> None:
+        self.name = name
+        self.title = f"Eigenfunctions of the tangent kernel as tasks, for {kind}"
+        self.source = f"Ortiz-Jimenez et al. 2021, section 3.1, figures {figures}"
+        self.about = (
+            "The sign of an eigenfunction of the tangent kernel at initialisation is a binary task "
+            f"on real images. {kind[0].upper()}{kind[1:]} and its linearisation learn it from the "
+            "same start, with the same optimiser and the same order of the data, for "
+            "eigenfunctions from the second on. The document has the whole of CIFAR-10, or of "
+            "MNIST, where the curves of a LeNet and of its linearisation cross around index 500."
+        )
+        self.claims = (
+            *_falling("network"),
+            *_falling("linearized"),
+            Claim(
+                "linearized-wins",
+                "The linearisation is better at these tasks than the network.",
+                "difference of test accuracy (linearisation minus network), mean over tasks",
+                0.0,
+                above=True,
+            ),
+        )
+        self.sizes = sizes
 
     def units(self, settings: Settings) -> int:
         return settings.seeds
 
     def steps(self, settings: Settings) -> int:
-        return len(REGIMES) * settings.epochs
+        runs = 1 if settings.together else len(settings.indices)
+        return len(NAMES) * runs * settings.epochs
 
     def measure(
         self, settings: Settings, unit: int, advance: Callable[[int], None]
     ) -> Sequence[Result]:
-        x = _images(settings, seed=unit)
-        with torch.random.fork_rng():
-            torch.manual_seed(unit)
-            model = _network(x.shape[1], settings.width)
-        kernel = tangent_kernel(model, x, outputs=0, progress=False)
-        leading = eigenfunctions(kernel, max(settings.indices) + 1)
-        tasks = torch.stack([leading.labels(index) for index in settings.indices])
-        modules = {"network": model, "linearized": linearize(model)}
+        count = max(settings.indices) + 1
+        start = posed(
+            settings.network, settings.data, settings.train, settings.test, count, seed=unit
+        )
+        modules = {"network": start.model, "linearized": linearize(start.model)}
         return [
             {
                 "seed": unit,
                 "indices": list(settings.indices),
-                "majority": rounded(leading.majority[list(settings.indices)]),
+                "majority": rounded(start.leading.majority[list(settings.indices)]),
                 **{
-                    regime: _learned(settings, modules[regime], x, tasks, unit, advance)
-                    for regime in REGIMES
+                    regime: _learned(settings, modules[regime], start, unit, advance)
+                    for regime in NAMES
                 },
             }
         ]
 
     def statistics(self, result: Result) -> Mapping[str, float | None]:
-        def correlation(regime: str, quantity: str) -> float:
-            return float(spearmanr(result["indices"], result[regime][quantity]).statistic)
-
-        network, linear = (np.array(result[regime]["test"]) for regime in REGIMES)
-        found = {"linearized-wins": float((linear - network).mean())}
-        for regime in REGIMES:
-            found[f"{regime}-falls"] = correlation(regime, "test")
-            found[f"{regime}-travels"] = correlation(regime, "distance")
+        network, linear = (np.array(result[regime]["test"]) for regime in NAMES)
+        found: dict[str, float | None] = {"linearized-wins": float((linear - network).mean())}
+        for regime in NAMES:
+            measured = result[regime]
+            never = [math.inf if one is None else one for one in measured["updates"]]
+            found |= {
+                f"{regime}-falls": _correlation(result["indices"], measured["test"]),
+                f"{regime}-slows": _correlation(result["indices"], never),
+                f"{regime}-travels": _correlation(result["indices"], measured["distance"]),
+                f"{regime}-turns": _correlation(result["indices"], measured["cosine"]),
+            }
         return found
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
+        indices, axis = results[0]["indices"], "index of the eigenfunction"
+        majority = [result["majority"] for result in results]
+        titles = {
+            "distance": "Distance",
+            "cosine": "Cosine distance",
+            "updates": f"Updates to a training loss of {FITTED}",
+        }
         return [
             Figure(
                 "accuracy",
-                "Accuracy and distance by eigenfunction",
-                "Means over seeds, with their spread. First, the test accuracy on the sign of each "
-                "eigenfunction; the dotted line is what a constant scores. Second, how far the "
-                "parameters are from their start after training.",
-                (_panel(results, "test", "Test accuracy"), _panel(results, "distance", "Distance")),
-            )
+                "Accuracy by eigenfunction",
+                "Means over seeds, with their spread; the dotted line is what a constant scores on "
+                "the sign of each eigenfunction.",
+                (
+                    curves_panel(
+                        "Test accuracy", indices, both(results, "test"), axis, "log", majority
+                    ),
+                ),
+            ),
+            Figure(
+                "training",
+                "Training by eigenfunction",
+                "Means over seeds, with their spread: how far the parameters are from their start "
+                "after training, and how many updates it takes to fit, of the seeds that do.",
+                tuple(
+                    curves_panel(title, indices, both(results, quantity), axis, "log")
+                    for quantity, title in titles.items()
+                ),
+            ),
         ]
 
     def table(self, results: Sequence[Result]) -> list[Row]:
@@ -171,96 +176,138 @@ class EigenfunctionTasks(Study):
         }
         indices = results[0]["indices"]
         rows = []
-        for regime in REGIMES:
+        for regime, name in NAMES.items():
             means = np.array([result[regime]["test"] for result in results]).mean(0)
             for place in (0, len(indices) // 2, len(indices) - 1):
-                rows.append(
-                    Row(
-                        f"test accuracy at eigenfunction {indices[place]}, {regime}",
-                        f"{means[place]:.1%}",
-                        document[regime],
-                    )
-                )
+                quantity = f"test accuracy at eigenfunction {indices[place]}, {name}"
+                rows.append(Row(quantity, f"{means[place]:.1%}", document[regime]))
+        for regime, name in NAMES.items():
+            fitted = [one is not None for result in results for one in result[regime]["updates"]]
+            quantity = f"tasks fitted to a training loss of {FITTED}, {name}"
+            rows.append(Row(quantity, f"{sum(fitted)} of {len(fitted)}", "not printed"))
         return rows
 
 
-def _images(settings: Settings, seed: int) -> Float[Tensor, "n d"]:
-    """Training images and test images, drawn together, as vectors."""
-    images = datasets.load(settings.data, "train").inputs
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(images), generator=generator)[: settings.train + settings.test]
-    return images[chosen].flatten(1)
+def _falling(regime: str) -> tuple[Claim, ...]:
+    """That later eigenfunctions are more difficult for a regime, in four ways."""
+    name, correlation = NAMES[regime], "rank correlation of index and"
+    return (
+        Claim(
+            f"{regime}-falls",
+            f"The accuracy of the {name} falls with the index of the eigenfunction.",
+            f"{correlation} test accuracy",
+            -0.8,
+            above=False,
+        ),
+        Claim(
+            f"{regime}-slows",
+            f"The {name} takes longer to fit later eigenfunctions.",
+            f"{correlation} updates to a training loss of {FITTED}; those not fitted come last",
+            0.8,
+            above=True,
+        ),
+        Claim(
+            f"{regime}-travels",
+            f"The parameters of the {name} travel further for later eigenfunctions.",
+            f"{correlation} distance",
+            0.8,
+            above=True,
+        ),
+        Claim(
+            f"{regime}-turns",
+            "Their direction, seen from the origin, changes more.",
+            f"{correlation} cosine distance",
+            0.8,
+            above=True,
+        ),
+    )
 
 
-def _network(inputs: int, width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-        nn.Linear(width, 1),
-    )  # fmt: skip
+def _correlation(indices: Sequence[int], values: Sequence[int | float]) -> float | None:
+    """Spearman's; None of values that are all the same, which have no order."""
+    return float(spearmanr(indices, values).statistic) if len(set(values)) > 1 else None
 
 
 def _learned(
     settings: Settings,
     module: nn.Module,
-    x: Float[Tensor, "n d"],
-    tasks: Float[Tensor, "t n"],
+    start: Posed,
     seed: int,
     advance: Callable[[int], None],
-) -> dict[str, list[float]]:
-    """Accuracies on all tasks after training on each, all at once with stacked parameters."""
-    start = {name: value.detach() for name, value in module.named_parameters()}
-    buffers = dict(module.named_buffers())
-    state = {name: value.expand(len(tasks), *value.shape).clone() for name, value in start.items()}
-    momentum = {name: torch.zeros_like(value) for name, value in state.items()}
-
-    def outputs(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        found: Tensor = functional_call(module, {**buffers, **parameters}, (inputs,))
-        return found[:, 0]
-
-    def loss(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        return F.softplus(-labels * outputs(parameters, inputs)).mean()
-
-    gradients_of = vmap(grad(loss), in_dims=(0, None, 0))
-    generator = torch.Generator().manual_seed(seed)
-    batches, count = settings.train // settings.batch, 0
-    for _ in range(settings.epochs):
-        order = torch.randperm(settings.train, generator=generator)
-        for some in order[: batches * settings.batch].split(settings.batch):
-            gradients = gradients_of(state, x[some], tasks[:, some])
-            rate = settings.rate * (1 - count / (batches * settings.epochs))
-            for name, value in state.items():
-                value -= rate * momentum[name].mul_(0.9).add_(gradients[name])
-            count += 1
-        advance(1)
-    found = vmap(outputs, in_dims=(0, None))(state, x)
-    right = ((found > 0) == (tasks > 0)).double()
-    moved = [(state[name] - value).flatten(1).square().sum(1) for name, value in start.items()]
+) -> dict[str, list[float | None]]:
+    """What learning each task by itself comes to in the end."""
+    descent = Descent(settings.epochs, settings.batch, settings.rate, optimiser=settings.optimiser)
+    labels = start.labels(settings.indices)
+    if settings.together:
+        runs = [
+            learned_together(module, start.images, labels, settings.train, descent, seed, advance)
+        ]
+    else:
+        runs = [
+            learned(module, start.images, one, settings.train, descent, seed, advance)
+            for one in labels
+        ]
     return {
-        "train": rounded(right[:, : settings.train].mean(1)),
-        "test": rounded(right[:, settings.train :].mean(1)),
-        "distance": rounded(torch.stack(moved).sum(0).sqrt()),
+        **{
+            name: rounded(torch.cat([getattr(run, name)[:, -1] for run in runs]))
+            for name in ("train", "test", "distance", "cosine")
+        },
+        "updates": [one for run in runs for one in run.reached(FITTED)],
     }
 
 
-def _panel(results: Sequence[Result], quantity: str, title: str) -> Panel:
-    indices, said = results[0]["indices"], []
-    with style.axes() as (canvas, ax):
-        for regime in REGIMES:
-            colour, line = LOOKS[regime]
-            curves = np.array([result[regime][quantity] for result in results])
-            mean, spread = curves.mean(0), curves.std(0)
-            ax.plot(indices, mean, line, color=colour, label=regime)
-            ax.fill_between(
-                indices, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0
-            )
-            said.append(f"{regime} from {mean[0]:.3g} to {mean[-1]:.3g}")
-        if quantity == "test":
-            constant = np.array([result["majority"] for result in results]).mean(0)
-            ax.plot(indices, constant, ":", color=style.FAINT, label="constant")
-        ax.set_xscale("log")
-        ax.set_xlabel("index of the eigenfunction (logarithmic)")
-        ax.legend()
-        return style.panel(canvas, title, f"Line chart over the index: {'; '.join(said)}.")
+FULL = Settings(seeds=10, data="cifar10", train=8000, test=2000, epochs=100, batch=128)
+PAPER = replace(
+    FULL, seeds=1, train=50_000, test=10_000,
+    indices=(1, 5, 10, 50, 100, 200, 300, 400, 500, 750, 999),
+)  # fmt: skip
+ADAM: Any = {"optimiser": "adam", "rate": 0.001}
+ALONE: Any = {"together": False}
+QUICK_ALONE = Settings(
+    train=400, test=200, indices=(1, 5, 20, 60, 150), epochs=26, together=False
+)  # fmt: skip
 
-
-register(EigenfunctionTasks())
+register(
+    EigenfunctionTasks(
+        "eigenfunctions",
+        "a perceptron",
+        "2, 11 and 12",
+        {"quick": Settings(), "full": FULL, "paper": PAPER},
+    )
+)
+register(
+    EigenfunctionTasks(
+        "eigenfunctions-adam",
+        "a perceptron that Adam trains",
+        "10",
+        {
+            "quick": Settings(**ADAM),
+            "full": replace(FULL, **ADAM),
+            "paper": replace(PAPER, **ADAM),
+        },
+    )
+)
+register(
+    EigenfunctionTasks(
+        "eigenfunctions-lenet",
+        "a LeNet",
+        "2, 11 and 13",
+        {
+            "quick": replace(QUICK_ALONE, network="lenet"),
+            "full": replace(FULL, **ALONE, network="lenet", seeds=5, train=3000, test=1000),
+            "paper": replace(PAPER, **ALONE, network="lenet"),
+        },
+    )
+)
+register(
+    EigenfunctionTasks(
+        "eigenfunctions-resnet",
+        "a small residual network",
+        "2 and 3",
+        {
+            "quick": replace(QUICK_ALONE, network="resnet", data="digits"),
+            "full": replace(FULL, **ALONE, network="resnet", seeds=3, train=3000, test=1000),
+            "paper": replace(PAPER, **ALONE, network="resnet"),
+        },
+    )
+)

@@ -52,14 +52,19 @@ def curves_panel(
     """
     said = []
     with style.axes() as (canvas, ax):
+        ax.update_datalim([(one, 0.0) for one in along], updatey=False)  # also without any value
         for curve in curves:
-            rows = np.asarray(curve.values, dtype=float)
-            mean, spread = np.nanmean(rows, 0), np.nanstd(rows, 0)
+            rows = np.ma.masked_invalid(np.asarray(curve.values, dtype=float))
+            mean, spread = rows.mean(0), rows.std(0)
             ax.plot(along, mean, curve.line, color=curve.colour, label=curve.label)
             ax.fill_between(
                 along, mean - spread, mean + spread, color=curve.colour, alpha=0.18, linewidth=0
             )
-            said.append(f"{curve.label} from {style.short(mean[0])} to {style.short(mean[-1])}")
+            known = mean.compressed()
+            ends = [style.short(float(known[place])) for place in (0, -1)] if len(known) else []
+            said.append(
+                f"{curve.label} {'from' if ends else 'nowhere'} {' to '.join(ends)}".strip()
+            )
         if constant is not None:
             middle = np.asarray(constant, dtype=float).mean(0)
             ax.plot(along, np.broadcast_to(middle, len(along)), ":", color=style.FAINT)
