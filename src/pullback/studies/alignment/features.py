@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pullback import data as datasets
 from pullback.data.tasks import two_halves
+from pullback.kernels.dense import TangentKernel
 from pullback.kernels.mercer import eigenfunctions
 from pullback.kernels.regression import kernel_regression
 from pullback.kernels.tangent import tangent_kernel
@@ -20,15 +18,33 @@ from pullback.kernels.targets import energy_concentration
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.studies.claims import Claim
+from pullback.studies.parts import (
+    NETWORKS,
+    Curve,
+    Descent,
+    curves_panel,
+    drawn,
+    logistic,
+    right,
+    started,
+    trained,
+)
 from pullback.studies.study import Result, Row, Study, register
 
 LEADING = 50  # eigenfunctions
-QUANTITIES = {
+LOOKS = {
+    "mlp": ("perceptron", style.BEFORE, "^-"),
+    "lenet": ("LeNet", style.AFTER, "o-"),
+    "resnet": ("residual network", style.TEST, "s-"),
+}
+OF_ALL = {
     "concentration": "Labels' length in 50 eigenfunctions",
+    "network": "Test accuracy of the network",
+}
+OF_LENET = {
     "alignment": "Centred alignment with the labels",
     "effective rank": "Effective rank",
     "kernel": "Test accuracy of regression with the kernel",
-    "network": "Test accuracy of the network",
 }
 Batch = tuple[Tensor, Tensor]
 """Images (n, c, h, w) and labels (n,) of 1 and -1."""
@@ -39,7 +55,7 @@ class Settings:
     """Which images, and how long they are learned.
 
     Attributes:
-        seeds: networks, each with images of its own.
+        seeds: networks of each kind, with images of their own.
         data: the name of an image set, of an even number of classes.
         train: training images, on which the kernel is taken.
         test: test images.
@@ -65,40 +81,52 @@ class Features(Study):
     """Ortiz-Jimenez et al. 2021, figure 6 and table 1; George 2023, sections 6.3.2 and 6.3.3."""
 
     name = "features"
-    title = "How the tangent kernel of a LeNet turns towards its task"
+    title = "How the tangent kernel of a network turns towards its task"
     source = "Ortiz-Jimenez et al. 2021, table 1; George 2023, section 6.3"
     about = (
-        "A LeNet with one output learns to tell the first half of the classes from the second. Its "
-        "tangent kernel on the training images is measured on the way, and what ridge regression "
-        "with it, on half of the labels, makes of test images. The documents have 12,000 images of "
-        "CIFAR-10 and 200 epochs, and deeper networks."
+        "A perceptron, a LeNet and a small residual network, each with one output, learn to tell "
+        "the first half of the classes from the second. The tangent kernel on the training images "
+        "is measured on the way; for the LeNet also what ridge regression with it, on half of the "
+        "labels, makes of test images. The documents have 12,000 images of CIFAR-10 and 200 "
+        "epochs, and deeper networks."
     )
     claims = (
+        *(
+            Claim(
+                f"concentration-rises-{network}",
+                f"More of the labels lies in the {LEADING} leading eigenfunctions of the {name} "
+                "after training.",
+                "ratio of lengths, end minus start",
+                0.0,
+                above=True,
+            )
+            for network, (name, *_) in LOOKS.items()
+        ),
         Claim(
-            "concentration-rises",
-            "More of the labels lies in the 50 leading eigenfunctions after training.",
-            "ratio of lengths, end minus start",
+            "deeper-is-more",
+            "After training it is most for the residual network, and least for the perceptron.",
+            "ratio of lengths, the smaller of the differences from one network to the next",
             0.0,
             above=True,
         ),
         Claim(
             "alignment-rises",
-            "The kernel is better aligned with the labels after training.",
+            "The kernel of the LeNet is better aligned with the labels after training.",
             "centred alignment, end minus start",
             0.0,
             above=True,
         ),
         Claim(
             "kernel-improves",
-            "Regression with the trained kernel is better than with the initial one.",
+            "Regression with its trained kernel is better than with the initial one.",
             "test accuracy, end minus start",
             0.0,
             above=True,
         ),
         Claim(
             "rank-dips",
-            "The effective rank of the kernel falls while the network learns.",
-            "its minimum over its start",
+            "The effective rank of its kernel falls while it learns.",
+            "the smallest after the start, over that at the start",
             1.0,
             above=False,
         ),
@@ -126,57 +154,77 @@ class Features(Study):
         return settings.seeds
 
     def steps(self, settings: Settings) -> int:
-        return settings.epochs + len(_moments(settings))
+        return len(LOOKS) * settings.epochs
 
     def measure(
         self, settings: Settings, unit: int, advance: Callable[[int], None]
     ) -> Sequence[Result]:
         train, test = _images(settings, "train", unit), _images(settings, "test", unit)
-        with torch.random.fork_rng():
-            torch.manual_seed(unit)
-            model = _lenet(train[0].shape[1], train[0].shape[-1])
-        moments, measured = _moments(settings), []
-        for epoch in _trained(settings, model, train, unit, advance):
-            if epoch in moments:
-                measured.append(_measured(settings, model, train, test))
-                advance(1)
-        values = {name: [one[name] for one in measured] for name in QUANTITIES}
-        return [{"seed": unit, "epochs": list(moments), **values}]
+        found = {
+            network: _followed(settings, network, train, test, unit, advance) for network in LOOKS
+        }
+        return [{"seed": unit, "epochs": list(_moments(settings)), **found}]
 
     def statistics(self, result: Result) -> Mapping[str, float | None]:
-        def change(name: str) -> float:
-            return float(result[name][-1] - result[name][0])
+        def change(network: str, name: str) -> float:
+            return float(result[network][name][-1] - result[network][name][0])
 
-        ranks = result["effective rank"]
+        ends = [result[network]["concentration"][-1] for network in LOOKS]
+        ranks = result["lenet"]["effective rank"]
         return {
-            "concentration-rises": change("concentration"),
-            "alignment-rises": change("alignment"),
-            "kernel-improves": change("kernel"),
-            "rank-dips": min(ranks) / ranks[0],
+            **{
+                f"concentration-rises-{network}": change(network, "concentration")
+                for network in LOOKS
+            },
+            "deeper-is-more": min(b - a for a, b in zip(ends, ends[1:], strict=False)),
+            "alignment-rises": change("lenet", "alignment"),
+            "kernel-improves": change("lenet", "kernel"),
+            "rank-dips": min(ranks[1:]) / ranks[0],
             "rank-falls": ranks[-1] / ranks[0],
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         return [
             Figure(
-                "training",
-                "The kernel along training",
-                "Means over seeds, with their spread. The kernel is that of the training images; "
-                "its regression sees half of their labels.",
-                tuple(_panel(results, name, title) for name, title in QUANTITIES.items()),
-            )
+                "networks",
+                "Three networks along training",
+                "Means over seeds, with their spread. The kernel is that of the training images.",
+                tuple(_panel(results, tuple(LOOKS), *one) for one in OF_ALL.items()),
+            ),
+            Figure(
+                "lenet",
+                "The kernel of the LeNet along training",
+                "Means over seeds, with their spread. The regression sees half of the labels of "
+                "the training images.",
+                tuple(_panel(results, ("lenet",), *one) for one in OF_LENET.items()),
+            ),
         ]
 
     def table(self, results: Sequence[Result]) -> list[Row]:
-        document = {
-            "concentration": "25.8 % to 83.0 % (LeNet, CIFAR-10 in two halves)",
-            "effective rank": "to less than a tenth (VGG19, ten classes)",
-        }
+        concentrations = {
+            "mlp": "26.0 % to 63.6 %", "lenet": "25.8 % to 83.0 %", "resnet": "22.7 % to 96.7 %"
+        }  # fmt: skip
+        accuracies = {"mlp": "67.6 %", "lenet": "75.0 %", "resnet": "81.4 % (ResNet-18)"}
         rows = []
-        for name, title in QUANTITIES.items():
-            means = np.array([result[name] for result in results]).mean(0)
-            here = f"{means[0]:.3g} to {means[-1]:.3g}"
-            rows.append(Row(f"{title}, start to end", here, document.get(name, "rises")))
+        for network, (name, *_) in LOOKS.items():
+            start, end = _ends(results, network, "concentration")
+            rows.append(
+                Row(
+                    f"{OF_ALL['concentration']}, {name}",
+                    f"{start:.1%} to {end:.1%}",
+                    f"{concentrations[network]} (CIFAR-10 in two halves)",
+                )
+            )
+            accuracy = _ends(results, network, "network")[1]
+            rows.append(Row(f"{OF_ALL['network']}, {name}", f"{accuracy:.1%}", accuracies[network]))
+        for quantity, title in OF_LENET.items():
+            start, end = _ends(results, "lenet", quantity)
+            document = (
+                "to less than a tenth (VGG19, ten classes)"
+                if quantity == "effective rank"
+                else "rises"
+            )
+            rows.append(Row(f"{title}, LeNet", f"{start:.3g} to {end:.3g}", document))
         return rows
 
 
@@ -185,78 +233,78 @@ def _moments(settings: Settings) -> tuple[int, ...]:
 
 
 def _images(settings: Settings, split: str, seed: int) -> Batch:
-    images = datasets.load(settings.data, split)
     count = settings.train if split == "train" else settings.test
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(images), generator=generator)[:count]
-    return images.inputs[chosen], two_halves(images.labels[chosen], len(images.classes))
+    images = drawn(settings.data, split, count, seed)
+    return images.inputs, two_halves(images.labels, len(images.classes))
 
 
-def _lenet(channels: int, side: int) -> nn.Module:
-    """With padding and average pooling, as in the published code."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(16 * (side // 4) ** 2, 120), nn.ReLU(),
-        nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 1),
-    )  # fmt: skip
+def _followed(
+    settings: Settings,
+    network: str,
+    train: Batch,
+    test: Batch,
+    seed: int,
+    advance: Callable[[int], None],
+) -> dict[str, list[float]]:
+    """What is measured of a network at each moment of its training, by its name."""
+    model = started(lambda: NETWORKS[network](train[0].shape[1:]), seed)
+    descent = Descent(settings.epochs, settings.batch, settings.rate)
+    per_epoch, measured = descent.per_epoch(len(train[0])), []
+    for count in trained(model, *train, logistic, descent, seed):
+        epoch, between = divmod(count, per_epoch)
+        if between:
+            continue
+        if epoch in _moments(settings):
+            measured.append(_measured(settings, network, model, train, test))
+        if epoch:
+            advance(1)
+    return {name: [one[name] for one in measured] for name in measured[0]}
 
 
-def _trained(
-    settings: Settings, model: nn.Module, train: Batch, seed: int, advance: Callable[[int], None]
-) -> Iterator[int]:
-    """Train the model in place; yields the number of finished epochs, from 0 on."""
-    x, y = train
-    optimiser = torch.optim.SGD(model.parameters(), lr=settings.rate, momentum=0.9)
-    updates = settings.epochs * -(-settings.train // settings.batch)
-    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0, total_iters=updates)
-    generator = torch.Generator().manual_seed(seed)
-    yield 0
-    for epoch in range(1, settings.epochs + 1):
-        for some in torch.randperm(len(x), generator=generator).split(settings.batch):
-            optimiser.zero_grad()
-            F.softplus(-y[some] * model(x[some])[:, 0]).mean().backward()
-            optimiser.step()
-            falling.step()
-        advance(1)
-        yield epoch
-
-
-def _measured(settings: Settings, single: nn.Module, train: Batch, test: Batch) -> dict[str, float]:
+def _measured(
+    settings: Settings, network: str, single: nn.Module, train: Batch, test: Batch
+) -> dict[str, float]:
     # The 50th eigenvalue may be a millionth of the first, the rounding of single precision.
     model = copy.deepcopy(single).double()
     (x, y), (new, wanted) = ([one.double() for one in batch] for batch in (train, test))
     kernel = tangent_kernel(model, x, outputs=0, progress=False)
-    leading = eigenfunctions(kernel, LEADING)
-    half = len(x) // 2
-    own = tangent_kernel(model, x[:half], outputs=0, progress=False)
-    fit = kernel_regression(own, y[:half], settings.ridge * own.trace() / half)
-    predicted = fit.predict(tangent_kernel(model, new, x[:half], outputs=0, progress=False))
     with torch.no_grad():
-        outputs = model(new)[:, 0]
-    return {
-        "concentration": float(energy_concentration(leading, y).ratio),
-        "alignment": kernel.alignment(y),
-        "effective rank": kernel.centred().effective_rank(),
-        "kernel": float((predicted.sign() == wanted).double().mean()),
-        "network": float((outputs.sign() == wanted).double().mean()),
-    }
+        found = {
+            "concentration": float(energy_concentration(eigenfunctions(kernel, LEADING), y).ratio),
+            "network": float(right(model(new), wanted).double().mean()),
+        }
+    if network == "lenet":
+        found |= {
+            "alignment": kernel.alignment(y),
+            "effective rank": kernel.centred().effective_rank(),
+            "kernel": _regression(settings, model, (x, y), (new, wanted)),
+        }
+    return found
 
 
-def _panel(results: Sequence[Result], name: str, title: str) -> Panel:
-    epochs = results[0]["epochs"]
-    curves = np.array([result[name] for result in results])
-    mean, spread = curves.mean(0), curves.std(0)
-    with style.axes() as (canvas, ax):
-        ax.plot(epochs, mean, "o-", color=style.AFTER)
-        ax.fill_between(
-            epochs, mean - spread, mean + spread, color=style.AFTER, alpha=0.18, linewidth=0
-        )
-        ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-        ax.set_xticks(epochs, [str(epoch) for epoch in epochs])
-        ax.set_xlabel("epochs (logarithmic)")
-        alt = f"Line chart over epochs, from {mean[0]:.3g} to {mean[-1]:.3g}."
-        return style.panel(canvas, title, alt)
+def _regression(settings: Settings, model: nn.Module, train: Batch, test: Batch) -> float:
+    """The test accuracy of ridge regression with the kernel, on half of the labels."""
+    half = len(train[0]) // 2
+    x, y = train[0][:half], train[1][:half]
+    own: TangentKernel = tangent_kernel(model, x, outputs=0, progress=False)
+    fit = kernel_regression(own, y, settings.ridge * own.trace() / half)
+    predicted = fit.predict(tangent_kernel(model, test[0], x, outputs=0, progress=False))
+    return float(right(predicted.unsqueeze(1), test[1]).double().mean())
+
+
+def _ends(results: Sequence[Result], network: str, quantity: str) -> tuple[float, float]:
+    """A quantity at the start and at the end, means over seeds."""
+    rows = torch.tensor([result[network][quantity] for result in results])
+    return float(rows[:, 0].mean()), float(rows[:, -1].mean())
+
+
+def _panel(results: Sequence[Result], networks: Sequence[str], quantity: str, title: str) -> Panel:
+    curves = [
+        Curve(name, [result[network][quantity] for result in results], colour, line)
+        for network in networks
+        for name, colour, line in [LOOKS[network]]
+    ]
+    return curves_panel(title, results[0]["epochs"], curves, "epochs", "symlog")
 
 
 register(Features())

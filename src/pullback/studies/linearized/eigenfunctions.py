@@ -17,7 +17,6 @@ from pullback.report.figures.style import Figure
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
 from pullback.studies.linearized.learning import (
-    Learning,
     Posed,
     both,
     learned,
