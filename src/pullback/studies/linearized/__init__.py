@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from pullback.studies.linearized import eigenfunctions  # noqa: F401  (each registers)
+from pullback.studies.linearized import eigenfunctions, rotation  # noqa: F401  (each registers)
