@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-from pullback.studies.linearized import eigenfunctions, rotation  # noqa: F401  (each registers)
+from pullback.studies.linearized import (  # noqa: F401  (each registers)
+    eigenfunctions,
+    pretrained_kernel,
+    rotation,
+)
