@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pullback as pb
+from pullback.studies.parts import Descent, lenet, logistic, right, started, trained
 
 SIZES = {"digits": (1000, 360, 40), "mnist": (2000, 1000, 50), "cifar10": (2000, 1000, 100)}
 """Training samples, test samples, epochs."""
@@ -42,18 +43,6 @@ BATCH = 64
 LEADING = 50  # eigenfunctions
 MOMENTS = (0, 1, 2, 5, 10, 20, 40, 100)  # epochs, up to the last
 RIDGE = 0.1  # in units of the kernel's mean eigenvalue
-
-
-def network(shape: tuple[int, ...]) -> nn.Module:
-    """The LeNet of the source, with padding and average pooling, and a single output."""
-    channels, side, _ = shape
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(16 * (side // 4) ** 2, 120), nn.ReLU(),
-        nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 1),
-    )  # fmt: skip
 
 
 def images(
@@ -67,7 +56,7 @@ def images(
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> float:
-    return float((outputs.flatten().sign() == y).float().mean())
+    return float(right(outputs.view(-1, 1), y).float().mean())
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, new: Tensor, wanted: Tensor) -> list[float]:
@@ -99,20 +88,14 @@ def run(data: str, pair: tuple[int, int] | None = None) -> tuple[list[int], dict
     axes = (0, 2, 3)
     mean, deviation = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)
     x, new = (x - mean) / deviation, (new - mean) / deviation
-    model, generator = network(tuple(x.shape[1:])), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    steps = epochs * len(x.split(BATCH))
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 1e-3, total_iters=steps)
+    model = started(lambda: lenet(x.shape[1:]), seed=0)
+    descent = Descent(epochs, BATCH)  # with momentum, and a rate that falls from 0.05 to 0
     moments = sorted({*(epoch for epoch in MOMENTS if epoch < epochs), epochs})
     rows = []
-    for epoch in range(epochs + 1):
-        if epoch in moments:
+    for update in trained(model, x, y, logistic, descent, seed=0):
+        epoch, between = divmod(update, descent.per_epoch(samples))
+        if epoch in moments and not between:
             rows.append(measure(model, x, y, new, wanted))
-        for some in torch.randperm(len(x), generator=generator).split(BATCH):
-            optimiser.zero_grad()
-            nn.functional.soft_margin_loss(model(x[some])[:, 0], y[some]).backward()
-            optimiser.step()
-            decay.step()
     return moments, dict(zip(NAMES, map(list, zip(*rows, strict=True)), strict=True))
 
 

@@ -6,4 +6,5 @@ from pullback.studies.linearized import (  # noqa: F401  (each registers)
     eigenfunctions,
     pretrained_kernel,
     rotation,
+    sample_size,
 )

@@ -212,13 +212,13 @@ class PretrainedKernel(Study):
         ]
 
     def table(self, results: Sequence[Result]) -> list[Row]:
-        document = {
-            "network": ("fits fast (figure 8)", "comparable to the trained kernel's"),
-            "initial kernel": ("fits slowly", "the highest"),
-            "trained kernel": ("fits fast", "much lower than the initial kernel's"),
-        }
+        runs: list[tuple[str, str | int, str, str]] = [
+            ("network", "network", "fits fast (figure 8)", "comparable to the trained kernel's"),
+            ("initial kernel", 0, "fits slowly", "the highest"),
+            ("trained kernel", -1, "fits fast", "much lower than the initial kernel's"),
+        ]
         rows = []
-        for (name, said), which in zip(document.items(), ("network", 0, -1), strict=True):
+        for name, which, speed, quality in runs:
             known = [
                 updates
                 for result in results
@@ -226,9 +226,9 @@ class PretrainedKernel(Study):
             ]
             middle = f"{np.median(known):,.0f}" if known else "never"
             quantity = f"updates to a training loss of {FITTED}, {name}, median"
-            rows.append(Row(quantity, middle, said[0]))
+            rows.append(Row(quantity, middle, speed))
             accuracy = np.mean([_one(result, which)["test"][-1] for result in results])
-            rows.append(Row(f"test accuracy, {name}", f"{accuracy:.1%}", said[1]))
+            rows.append(Row(f"test accuracy, {name}", f"{accuracy:.1%}", quality))
         return rows
 
 
