@@ -11,7 +11,7 @@ What shows, before and after training, with seed 0 (the effective rank also at i
     labels in 50       0.84    0.96     0.75     0.93     0.27      0.89    0.69      0.92
     alignment          0.09    0.48     0.08     0.49     0.008     0.29    0.09      0.59
     kernel accuracy    89 %    98 %     89 %     96 %     58 %      63 %    84 %      90 %
-    effective rank     25 23 30         93 30 67          139 31 611        120 13 251
+    effective rank     25 24 30         93 30 67          139 31 611        120 13 251
 
 Labels, alignment and accuracy rise everywhere. The effective rank falls, by up to ten times, while
 the network begins to learn, and rises again while it fits what single images have of their own: far
@@ -93,7 +93,7 @@ def run(data: str, pair: tuple[int, int] | None = None) -> tuple[list[int], dict
     moments = sorted({*(epoch for epoch in MOMENTS if epoch < epochs), epochs})
     rows = []
     for update in trained(model, x, y, logistic, descent, seed=0):
-        epoch, between = divmod(update, descent.per_epoch(samples))
+        epoch, between = divmod(update, descent.per_epoch(len(x)))
         if epoch in moments and not between:
             rows.append(measure(model, x, y, new, wanted))
     return moments, dict(zip(NAMES, map(list, zip(*rows, strict=True)), strict=True))
