@@ -91,7 +91,7 @@ def test_statistics_of_known_curves() -> None:
         "network": {"loss": [1.0, 0.1, 0.1], "test": [0.5, 0.6, 0.7]},
         "kernels": [
             {"loss": [1.0, 0.9, FITTED], "test": [0.5, 0.8, 0.9]},
-            {"loss": [1.0, 0.9, 0.1], "test": [0.5, 0.8, 0.6]},
+            {"loss": [1.0, 0.9, 0.3], "test": [0.5, 0.8, 0.6]},
             {"loss": [1.0, 0.1, 0.1], "test": [0.5, 0.7, 0.65]},
         ],
     }
@@ -100,7 +100,7 @@ def test_statistics_of_known_curves() -> None:
             "fits-faster": math.log10(2),
             "generalises-worse": 0.25,
             "as-the-network": 0.05,
-            "falls-early": -0.3,
+            "falls-early": 0.3,
             "falls": -0.5,
         }
     )
