@@ -13,7 +13,7 @@ from pullback.data.tasks import two_halves
 from pullback.studies.alignment.features import LOOKS, OF_ALL, OF_LENET, Features, Settings
 from pullback.studies.parts import NETWORKS, drawn, lenet, started
 
-SMALL = Settings(seeds=2, data="digits", train=120, test=60, epochs=3, batch=40, moments=(0, 1, 9))
+SMALL = Settings(seeds=2, data="digits", train=80, test=40, epochs=3, batch=40, moments=(0, 1, 9))
 
 
 def images(split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -54,15 +54,15 @@ def test_the_kernel_is_measured_at_its_moments_and_at_the_end(result: dict) -> N
 def test_concentration_is_that_of_gradients_before_and_after_the_plain_loop(
     result: dict, network: str
 ) -> None:
-    x, y = images("train", 120)
+    x, y = images("train", 80)
     model = started(lambda: NETWORKS[network]((1, 8, 8)), 1)
     before = inside(rows_of(copy.deepcopy(model).double(), x), y)
     assert result[network]["concentration"][0] == pytest.approx(before, rel=1e-6)
     optimiser = torch.optim.SGD(model.parameters(), momentum=0.9)
     generator, step = torch.Generator().manual_seed(1), 0
     for _ in range(3):
-        for some in torch.randperm(120, generator=generator).split(40):
-            optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 9)
+        for some in torch.randperm(80, generator=generator).split(40):
+            optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 6)
             optimiser.zero_grad()
             F.soft_margin_loss(model(x[some].float())[:, 0], y[some].float()).backward()
             optimiser.step()
@@ -70,17 +70,17 @@ def test_concentration_is_that_of_gradients_before_and_after_the_plain_loop(
     exact = model.double()
     after = inside(rows_of(exact, x), y)
     assert result[network]["concentration"][-1] == pytest.approx(after, rel=1e-3)
-    new, wanted = images("test", 60)
+    new, wanted = images("test", 40)
     found = (exact(new)[:, 0].sign() == wanted).double().mean()
-    assert result[network]["network"][-1] == pytest.approx(float(found), abs=1.1 / 60)
+    assert result[network]["network"][-1] == pytest.approx(float(found), abs=1.1 / 40)
 
 
 def test_at_the_start_it_is_the_kernel_of_the_untrained_lenet(result: dict) -> None:
-    (x, y), (new, wanted) = images("train", 120), images("test", 60)
+    (x, y), (new, wanted) = images("train", 80), images("test", 40)
     model = started(lambda: lenet((1, 8, 8)), 1).double()
     rows, found = rows_of(model, x), result["lenet"]
     gram = rows @ rows.T
-    h = torch.eye(120, dtype=torch.float64) - 1 / 120
+    h = torch.eye(80, dtype=torch.float64) - 1 / 80
     centred = h @ gram @ h
     shares = torch.linalg.eigvalsh(centred).clamp(min=1e-300)
     shares = shares / shares.sum()
@@ -89,9 +89,9 @@ def test_at_the_start_it_is_the_kernel_of_the_untrained_lenet(result: dict) -> N
     labels = h @ y
     aligned = labels @ centred @ labels / (labels @ labels) / torch.linalg.matrix_norm(centred)
     assert found["alignment"][0] == pytest.approx(float(aligned), rel=1e-8)
-    ridge = 0.1 * gram[:60, :60].trace() / 60
-    fit = torch.linalg.solve(gram[:60, :60] + ridge * torch.eye(60), y[:60])
-    predicted = rows_of(model, new) @ rows[:60].T @ fit
+    ridge = 0.1 * gram[:40, :40].trace() / 40
+    fit = torch.linalg.solve(gram[:40, :40] + ridge * torch.eye(40), y[:40])
+    predicted = rows_of(model, new) @ rows[:40].T @ fit
     right = (predicted.sign() == wanted).double().mean()
     assert found["kernel"][0] == pytest.approx(float(right))
 

@@ -146,3 +146,10 @@ def test_numbers_on_a_logarithmic_axis_do_not_touch() -> None:
     svg = base64.b64decode(drawing.source.split(",")[1]).decode()
     written = [place for place in places if f">{place}</text>" in svg]
     assert written == [0, 107, 223]
+
+
+def test_what_was_never_measured_is_left_out_of_a_chart() -> None:
+    curves = [Curve("network", [[1.0, None], [3.0, None]]), Curve("lazy", [[None, None]])]
+    drawing = curves_panel("Updates", [1, 10], curves, "index", "log")
+    assert drawing.alt == "Line chart over index: network from 2 to 2; lazy nowhere."
+    assert curves_panel("Updates", [1, 10], curves[1:], "index", "log").source
