@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 from pullback.linear.model import linearize
@@ -22,6 +21,7 @@ from pullback.studies.linearized.learning import (
     learned,
     learned_together,
     posed,
+    rank_correlation,
 )
 from pullback.studies.parts import Descent, curves_panel
 from pullback.studies.study import Result, Row, Study, register
@@ -129,10 +129,10 @@ class EigenfunctionTasks(Study):
             measured = result[regime]
             never = [math.inf if one is None else one for one in measured["updates"]]
             found |= {
-                f"{regime}-falls": _correlation(result["indices"], measured["test"]),
-                f"{regime}-slows": _correlation(result["indices"], never),
-                f"{regime}-travels": _correlation(result["indices"], measured["distance"]),
-                f"{regime}-turns": _correlation(result["indices"], measured["cosine"]),
+                f"{regime}-falls": rank_correlation(result["indices"], measured["test"]),
+                f"{regime}-slows": rank_correlation(result["indices"], never),
+                f"{regime}-travels": rank_correlation(result["indices"], measured["distance"]),
+                f"{regime}-turns": rank_correlation(result["indices"], measured["cosine"]),
             }
         return found
 
@@ -220,11 +220,6 @@ def _falling(regime: str) -> tuple[Claim, ...]:
             above=True,
         ),
     )
-
-
-def _correlation(indices: Sequence[int], values: Sequence[int | float]) -> float | None:
-    """Spearman's; None of values that are all the same, which have no order."""
-    return float(spearmanr(indices, values).statistic) if len(set(values)) > 1 else None
 
 
 def _learned(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -32,11 +33,11 @@ AT_ONCE = 1000  # images, where outputs are wanted without gradients
 
 
 def begun(network: str, shape: Sequence[int], seed: int) -> nn.Module:
-    """A network with one output, at the start that the document's code gives it.
+    """A network with one output, at the start that the documents' code gives it.
 
-    Weights have variance 1/n, with n the fan-in, and biases are zero; torch's own start has a third
-    of that variance, from which a LeNet takes many times the updates. The residual network keeps
-    its own.
+    Weights have variance 1/n, with n the fan-in, and biases are zero, as is usual in Flax; torch's
+    own start has a third of that variance, from which a LeNet takes many times the updates. The
+    residual network keeps its own.
 
     Args:
         network: "mlp", "lenet" or "resnet".
@@ -234,3 +235,10 @@ def both(results: Sequence[Result], quantity: str) -> list[Curve]:
         Curve(regime, [result[regime][quantity] for result in results], *look)
         for regime, look in LOOKS.items()
     ]
+
+
+def rank_correlation(first: Sequence[int | float], second: Sequence[int | float]) -> float | None:
+    """Spearman's; None where one has the same value everywhere, and so no order."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)

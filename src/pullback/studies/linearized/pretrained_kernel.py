@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pullback.linear.model import linearize
 from pullback.report.figures import style
-from pullback.report.figures.style import Figure
+from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.linearized.learning import LOOKS, Learning, learned, posed
+from pullback.studies.linearized.learning import LOOKS, Learning, learned, posed, rank_correlation
 from pullback.studies.parts import Curve, Descent, curves_panel, logistic, trained
 from pullback.studies.study import Result, Row, Study, register
 
@@ -159,13 +159,10 @@ class PretrainedKernel(Study):
             "generalises-worse": tests[0] - tests[-1],
             "as-the-network": abs(tests[-1] - result["network"]["test"][-1]),
             "falls-early": tests[0] - tests[1],
-            "falls": float(spearmanr(result["epochs"], tests).statistic)
-            if len(set(tests)) > 1
-            else None,
+            "falls": rank_correlation(result["epochs"], tests),
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
-        along = list(range(len(results[0]["network"]["loss"])))
         last = results[0]["epochs"][-1]
         ends = [[one["test"][-1] for one in result["kernels"]] for result in results]
         return [
@@ -173,31 +170,16 @@ class PretrainedKernel(Study):
                 "learning",
                 "The network, and linear models with its kernels",
                 "Means over seeds, with their spread. The linear models have the network's tangent "
-                f"kernel before training and after {last} epochs.",
-                tuple(
-                    curves_panel(
-                        title,
-                        along,
-                        [
-                            Curve("network", _all(results, "network", quantity), *LOOKS["network"]),
-                            Curve(
-                                "initial kernel",
-                                _all(results, 0, quantity),
-                                *LOOKS["linearized"],
-                            ),
-                            Curve(
-                                "trained kernel", _all(results, -1, quantity), style.BEFORE, "^-"
-                            ),
-                        ],
-                        "epochs",
-                        constant=[result["majority"] for result in results]
-                        if quantity == "test"
-                        else None,
-                    )
-                    for quantity, title in (
-                        ("loss", "Training loss (nats)"),
-                        ("test", "Test accuracy"),
-                    )
+                f"kernel before training and after {last} epochs. The dotted line is what a "
+                "constant scores.",
+                (
+                    _panel(results, "loss", "Training loss (nats)"),
+                    _panel(
+                        results,
+                        "test",
+                        "Test accuracy",
+                        constant=[[result["majority"]] for result in results],
+                    ),
                 ),
             ),
             Figure(
@@ -213,7 +195,7 @@ class PretrainedKernel(Study):
                         [Curve("linear model", ends)],
                         "epochs of the network",
                         "symlog",
-                        constant=[result["network"]["test"][-1] for result in results],
+                        constant=[[result["network"]["test"][-1]] for result in results],
                     ),
                 ),
             ),
@@ -277,8 +259,20 @@ def _one(result: Result, which: str | int) -> Result:
     return found
 
 
-def _all(results: Sequence[Result], which: str | int, quantity: str) -> list[list[float]]:
-    return [_one(result, which)[quantity] for result in results]
+def _panel(
+    results: Sequence[Result], quantity: str, title: str, constant: ArrayLike | None = None
+) -> Panel:
+    looks: dict[str | int, tuple[str, str, str]] = {
+        "network": ("network", *LOOKS["network"]),
+        0: ("initial kernel", *LOOKS["linearized"]),
+        -1: ("trained kernel", style.BEFORE, "^-"),
+    }
+    curves = [
+        Curve(name, [_one(result, which)[quantity] for result in results], colour, line)
+        for which, (name, colour, line) in looks.items()
+    ]
+    along = list(range(len(results[0]["network"][quantity])))
+    return curves_panel(title, along, curves, "epochs", constant=constant)
 
 
 def _updates(result: Result, run: Result) -> int | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from pullback.kernels.targets import rotation, target_alignment
@@ -17,7 +16,7 @@ from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.linearized.learning import Posed, posed
+from pullback.studies.linearized.learning import Posed, posed, rank_correlation
 from pullback.studies.parts import Curve, Descent, curves_panel, logistic, trained
 from pullback.studies.study import Result, Row, Study, register
 
@@ -138,7 +137,7 @@ class KernelRotation(Study):
         return {
             "spike": float(np.exp(np.log(result["ratio"]).mean())),
             "alone": float(np.mean(below)),
-            "later-more": float(spearmanr(result["targets"], result["ratio"]).statistic),
+            "later-more": rank_correlation(result["targets"], result["ratio"]),
             "spectrum": result["error"],
         }
 

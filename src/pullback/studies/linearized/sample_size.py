@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from pullback.data.tasks import two_halves
 from pullback.linear.model import linearize
 from pullback.report.figures.style import Figure
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.linearized.learning import LOOKS, Learning, begun, both, learned
+from pullback.studies.linearized.learning import (
+    LOOKS,
+    Learning,
+    begun,
+    both,
+    learned,
+    rank_correlation,
+)
 from pullback.studies.parts import Curve, Descent, curves_panel, drawn
 from pullback.studies.study import Result, Row, Study, register
 
@@ -124,9 +130,9 @@ class SampleSize(Study):
     def statistics(self, result: Result) -> Mapping[str, float | None]:
         advantage = _advantage(result)
         return {
-            "advantage-grows": float(spearmanr(result["sizes"], advantage).statistic),
+            "advantage-grows": rank_correlation(result["sizes"], advantage.tolist()),
             "large-over-small": float(advantage[-1] - advantage[0]),
-            "travels": float(spearmanr(result["sizes"], result["network"]["distance"]).statistic),
+            "travels": rank_correlation(result["sizes"], result["network"]["distance"]),
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
