@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from pullback.report.figures import style
@@ -80,6 +81,9 @@ def curves_panel(
 def _scaled(ax: Axes, along: Sequence[int | float], scale: str) -> None:
     if scale == "log":
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
     elif scale == "symlog":
         ax.set_xscale("symlog", linthresh=min(place for place in along if place > 0), linscale=0.5)
         ticks = _apart(along)
