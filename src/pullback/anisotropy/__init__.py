@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pullback.anisotropy import models
 from pullback.anisotropy.bases import FourierBasis, fourier_basis, random_basis
 from pullback.anisotropy.directions import Directions, directions, overlap
+from pullback.anisotropy.sweep import SampleComplexity, Sweep, sample_complexity, sweep
 from pullback.anisotropy.tasks import (
     Carriers,
     TwoFeatures,
@@ -12,18 +14,25 @@ from pullback.anisotropy.tasks import (
     separable,
     two_features,
 )
+from pullback.anisotropy.training import Recipe
 
 __all__ = [
     "Carriers",
     "Directions",
     "FourierBasis",
+    "Recipe",
+    "SampleComplexity",
+    "Sweep",
     "TwoFeatures",
     "carriers",
     "directions",
     "flipped",
     "fourier_basis",
+    "models",
     "overlap",
     "random_basis",
+    "sample_complexity",
     "separable",
+    "sweep",
     "two_features",
 ]
