@@ -235,22 +235,39 @@ def sweep(
         "places": rows, "seeds": seeds, "seed": seed, "at_once": at_once,
         "recipe": asdict(recipe), "architecture": repr(module),
     }  # fmt: skip
-    pieces = [(place, number) for place in range(len(rows)) for number in range(seeds)]
-    stacks = [pieces[start : start + at_once] for start in range(0, len(pieces), at_once)]
     kept = Unfinished(checkpoint, settings)
     unknown = torch.full((len(rows), seeds), math.nan, dtype=torch.float64)
     state = kept.begin({
         "test": unknown, "train": unknown.clone(), "done": torch.tensor(0),
         "losses": torch.full((len(rows), seeds, recipe.updates), math.nan),
     })  # fmt: skip
+    tasks = {
+        (place, number): Task(directions[row].view(*shape), (seed, number, row))
+        for place, row in enumerate(rows)
+        for number in range(seeds)
+    }
+    _finish(state, kept, tasks, make_model, recipe, at_once, progress)
+    arrays = {name: state[name] for name in ("test", "train", "losses")}
+    return Sweep(torch.tensor(rows), **arrays, settings=settings)
+
+
+def _finish(
+    state: dict[str, Tensor],
+    kept: Unfinished,
+    tasks: Mapping[tuple[int, int], Task],
+    make_model: MakeModel,
+    recipe: Recipe,
+    at_once: int,
+    progress: bool | None,
+) -> None:
+    """Train what is not done yet, stack by stack, and fill in the results at their places."""
+    pieces = list(tasks)
+    # Where stacks begin has to be the same after an interruption, for the same numbers.
+    stacks = [pieces[start : start + at_once] for start in range(0, len(pieces), at_once)]
     left, written = stacks[int(state["done"]) :], time.monotonic()
     try:
         for stack in tracked(left, "sweep", len(left), progress):
-            tasks = [
-                Task(directions[rows[place]].view(*shape), (seed, number, rows[place]))
-                for place, number in stack
-            ]
-            fits = fitted(make_model, tasks, recipe)
+            fits = fitted(make_model, [tasks[piece] for piece in stack], recipe)
             for name in ("test", "train", "losses"):
                 state[name][tuple(torch.tensor(stack).T)] = getattr(fits, name).to(state[name])
             state["done"] += 1
@@ -259,8 +276,6 @@ def sweep(
                 written = time.monotonic()
     finally:
         kept.write(state)
-    arrays = {name: state[name] for name in ("test", "train", "losses")}
-    return Sweep(torch.tensor(rows), **arrays, settings=settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,6 +376,9 @@ def _check_numbers(
         raise InputError(
             f"places: {list(places)}; give different numbers from 0 to {len(directions) - 1}"
         )
+    lengths = directions[list(places)].norm(dim=1)
+    if not bool(((lengths > 0) & lengths.isfinite()).all()):
+        raise InputError("directions: some are zero or not finite; take them out of the places")
     if seeds < 1 or at_once < 1:
         raise InputError(f"seeds, at_once: {seeds}, {at_once}; give at least one")
 
@@ -390,4 +408,4 @@ def _checked_model(make_model: MakeModel, shape: Sequence[int]) -> nn.Module:
 
 
 def _digest(vectors: Tensor) -> str:
-    return hashlib.sha256(vectors.contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(vectors.float().cpu().contiguous().numpy().tobytes()).hexdigest()

