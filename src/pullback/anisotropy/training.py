@@ -142,7 +142,7 @@ def _drawn(
     tasks: Sequence[Task], count: int, recipe: Recipe, seeds: Sequence[int], like: Tensor
 ) -> tuple[Float[Tensor, "t n ..."], Float[Tensor, "t n"]]:
     pairs = [
-        separable(task.direction.to(like.dtype), count, recipe.epsilon, recipe.sigma, seed,
+        separable(task.direction.to("cpu", like.dtype), count, recipe.epsilon, recipe.sigma, seed,
                   recipe.half)
         for task, seed in zip(tasks, seeds, strict=True)
     ]  # fmt: skip
