@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pullback.anisotropy import models
 from pullback.anisotropy.bases import FourierBasis, fourier_basis, random_basis
+from pullback.anisotropy.dipole import Dipole, dipole
 from pullback.anisotropy.directions import Directions, directions, overlap
 from pullback.anisotropy.sweep import SampleComplexity, Sweep, sample_complexity, sweep
 from pullback.anisotropy.tasks import (
@@ -18,6 +19,7 @@ from pullback.anisotropy.training import Recipe
 
 __all__ = [
     "Carriers",
+    "Dipole",
     "Directions",
     "FourierBasis",
     "Recipe",
@@ -25,6 +27,7 @@ __all__ = [
     "Sweep",
     "TwoFeatures",
     "carriers",
+    "dipole",
     "directions",
     "flipped",
     "fourier_basis",
