@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pullback.anisotropy.gradients import GradientCovariance
-from pullback.anisotropy.kernels import KernelAlignment
+from pullback.anisotropy.kernels import SETS, KernelAlignment
 from pullback.anisotropy.mixed import MixedDerivative
 from pullback.anisotropy.moments import FOLDS, Moments, errors, summed
 from pullback.anisotropy.population import MakeModel, Outputs, Population
@@ -123,7 +123,7 @@ def directions(
     outputs: Outputs = None,
     at: Tensor | None = None,
     step: int | float | None = None,
-    samples: int = 10_000,
+    samples: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
@@ -149,7 +149,9 @@ def directions(
         step: h, for derivatives by x as finite differences, `(f(x + h e_i) - f(x - h e_i)) / 2h`;
             None for exact ones. The published directions are those of gradients with a step of
             100, and for networks with ReLU and max pooling they are far from exact ones.
-        samples: normal inputs for each network, with the kernel.
+        samples: normal inputs for each network, with the kernel; None for 32 D, a whole set of
+            orthogonal ones in each of the sets that are compared. With fewer there is far more
+            noise.
         seed: of the weights and the inputs.
         progress: whether to show a progress bar; None shows one on a terminal.
         checkpoint: a file (.safetensors) with the sums so far; the same call goes on with it.
@@ -174,13 +176,16 @@ def directions(
         >>> found.vectors.shape, found.rank
         (torch.Size([16, 16]), 16)
     """
-    networks = _checked(method, networks, step, samples)
+    networks = _checked(method, networks, step)
     population = Population(make_model, shape, outputs, seed, max(1, networks // FOLDS))
     size = population.inputs
     check_fits(
         f"shape: the sums over {size} by {size} directions", 8 * (FOLDS + 4) * size**2,
         torch.device("cpu"), "take a smaller shape",
     )  # fmt: skip
+    samples = SETS * size if samples is None else samples
+    if samples < SETS:
+        raise InputError(f"samples: {samples}; give at least {SETS}")
     x = _points(at, population, seed, several="mixed" in method)
     moments = _moments(method, population, networks, x, step, samples, seed)
     settings = {
@@ -215,7 +220,7 @@ def _moments(
     return MixedDerivative(population, networks, x, step)
 
 
-def _checked(method: str, networks: int | None, step: int | float | None, samples: int) -> int:
+def _checked(method: str, networks: int | None, step: int | float | None) -> int:
     """How many networks."""
     if method not in METHODS:
         raise InputError(f"method: {method!r}; choose one of {tuple(METHODS)}")
@@ -226,8 +231,6 @@ def _checked(method: str, networks: int | None, step: int | float | None, sample
             f"step: {step}, for method {method!r}; give a positive number for gradients or mixed "
             "derivatives, or None for exact ones"
         )
-    if samples < 2 * FOLDS:
-        raise InputError(f"samples: {samples}; give at least {2 * FOLDS}")
     return METHODS[method] if networks is None else networks
 
 
