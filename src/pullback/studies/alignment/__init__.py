@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pullback.studies.alignment import (  # noqa: F401  (each registers)
-    directions,
     disk,
     features,
     hierarchy,
+    singular_vectors,
     spectrum,
 )

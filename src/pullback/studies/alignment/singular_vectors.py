@@ -54,10 +54,10 @@ class Settings:
     length: int | float = 0.1
 
 
-class Directions(Study):
+class SingularVectors(Study):
     """George 2023, figure B.1; Baratin 2021, appendix B.1."""
 
-    name = "directions"
+    name = "singular-vectors"
     title = "How much a network changes along singular vectors of its Jacobian and at random"
     source = "George 2023, section B.1, figure B.1"
     about = (
@@ -236,4 +236,4 @@ def _outputs(
         return torch.cat([functional_call(module, moved, (some,)) for some in x.split(500)])
 
 
-register(Directions())
+register(SingularVectors())

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from pullback.studies.alignment.directions import Directions, Settings
 from pullback.studies.alignment.networks import NETWORKS
+from pullback.studies.alignment.singular_vectors import Settings, SingularVectors
 from pullback.studies.parts import Descent, drawn, started
 from tests.studies.alignment.by_hand import features, learn
 
@@ -23,8 +23,8 @@ SMALL = Settings(
 @pytest.fixture(scope="module")
 def result() -> dict:
     done: list[int] = []
-    (found,) = Directions().measure(SMALL, 1, done.append)
-    assert sum(done) == Directions().steps(SMALL)
+    (found,) = SingularVectors().measure(SMALL, 1, done.append)
+    assert sum(done) == SingularVectors().steps(SMALL)
     return found
 
 
@@ -77,14 +77,14 @@ def test_what_is_expected_at_random_is_the_mean_squared_gradient(
 
 
 def test_the_same_seed_repeats_it_and_another_does_not(result: dict) -> None:
-    assert Directions().measure(SMALL, 1, lambda _: None)[0] == result
-    other = Directions().measure(SMALL, 0, lambda _: None)[0]
+    assert SingularVectors().measure(SMALL, 1, lambda _: None)[0] == result
+    other = SingularVectors().measure(SMALL, 0, lambda _: None)[0]
     assert other["singular"] != result["singular"] and other["random"] != result["random"]
 
 
 def test_statistics_of_known_changes() -> None:
     made = {"singular": [10.0, 4.0, 1.0], "random": [0.1, 0.1, 0.1], "expected": 0.01}
-    assert Directions().statistics(made) == pytest.approx(
+    assert SingularVectors().statistics(made) == pytest.approx(
         {
             "first-moves-most": 2.0,
             "all-move-more": 1.0,
@@ -92,10 +92,12 @@ def test_statistics_of_known_changes() -> None:
             "random-is-mean": 1.0,
         }
     )
-    assert {*Directions().statistics(made)} == {claim.name for claim in Directions().claims}
+    assert {*SingularVectors().statistics(made)} == {
+        claim.name for claim in SingularVectors().claims
+    }
 
 
 def test_figures_and_table_come_from_the_results(result: dict) -> None:
-    (figure,) = Directions().figures([result, result])
+    (figure,) = SingularVectors().figures([result, result])
     assert len(figure.panels) == 1
-    assert len(Directions().table([result])) == 4
+    assert len(SingularVectors().table([result])) == 4
