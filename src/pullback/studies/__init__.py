@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pullback.studies import alignment, linearized, regimes  # noqa: F401  (members register)
+from pullback.studies import (  # noqa: F401  (members register)
+    alignment,
+    anisotropy,
+    linearized,
+    regimes,
+)
 from pullback.studies.claims import Claim, Verdict, judged
 from pullback.studies.run import run_study, show_study, stored, verdicts
 from pullback.studies.study import Result, Row, Study, find, register, registered

@@ -1,0 +1,5 @@
+"""The directions that an architecture prefers (Ortiz-Jimenez et al. 2020)."""
+
+from __future__ import annotations
+
+from pullback.studies.anisotropy import flip, poisoning  # noqa: F401  (each registers)

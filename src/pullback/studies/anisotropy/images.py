@@ -1,0 +1,116 @@
+"""What the members share: images of intensities, directions, and how well a network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pullback.anisotropy import directions, models
+from pullback.data.images import Images
+from pullback.studies.parts import Descent, drawn, logistic, right, started, trained
+
+Labelled = tuple[Tensor, Tensor]
+"""Images (n, c, h, w) and labels (n,)."""
+ARCHITECTURES: dict[str, models.Architecture] = {
+    "logistic": models.logistic_regression,
+    "mlp": models.perceptron,
+    "lenet": models.lenet,
+    "vgg11": models.vgg11,
+    "resnet18": models.resnet18,
+    "densenet121": models.densenet121,
+}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Which images are learned, by which network, and how its directions are found.
+
+    Attributes:
+        seeds: networks, each with directions and images of its own.
+        data: the name of an image set of 32 x 32.
+        train: training images.
+        test: test images.
+        network: one of `ARCHITECTURES`.
+        width: a factor of its numbers of channels.
+        networks: random ones, for the directions.
+        step: of their finite differences.
+        epochs: of gradient descent with momentum 0.9 and a rate that falls linearly to 0.
+        batch: images an update.
+        rate: the learning rate at the start.
+    """
+
+    seeds: int = 3
+    data: str = "cifar10"
+    train: int = 3000
+    test: int = 2000
+    network: str = "lenet"
+    width: int | float = 1.0
+    networks: int = 200
+    step: int | float | None = 100
+    epochs: int = 15
+    batch: int = 64
+    rate: float = 0.05
+
+
+def found_directions(settings: Learning, side: int, seed: int) -> Float[Tensor, "D D"]:
+    """The directions of the network for images of one channel, the most preferred first."""
+    make = _made(settings, settings.network, (1, side, side), 1)
+    found = directions(
+        make, (1, side, side), networks=settings.networks, step=settings.step, seed=seed,
+        progress=False,
+    )  # fmt: skip
+    return found.vectors.float()
+
+
+def intensities(settings: Learning, seed: int) -> tuple[Images, Images]:
+    """Training and test images, from 0 to 1."""
+    train, test = (
+        drawn(settings.data, split, count, seed, "unit")
+        for split, count in (("train", settings.train), ("test", settings.test))
+    )
+    return train, test
+
+
+def accuracies(
+    settings: Learning,
+    train: Labelled,
+    test: Labelled,
+    outputs: int,
+    seed: int,
+    advance: Callable[[int], None],
+    network: str | None = None,
+) -> tuple[float, float]:
+    """What a network is right on, of training and of test images, after training.
+
+    Images are centred and scaled, by channel, with the figures of the training images.
+    """
+    mean = train[0].mean((0, 2, 3), keepdim=True)
+    scale = train[0].std((0, 2, 3), keepdim=True)
+    x, new = ((images - mean) / scale for images, _ in (train, test))
+    name = settings.network if network is None else network
+    module = started(_made(settings, name, tuple(x.shape[1:]), outputs), seed)
+    descent = Descent(settings.epochs, settings.batch, settings.rate)
+    loss = F.cross_entropy if outputs > 1 else logistic
+    for count in trained(module, x, train[1], loss, descent, seed):
+        if count and count % descent.per_epoch(len(x)) == 0:
+            advance(1)
+    return correct(module, x, train[1]), correct(module, new, test[1])
+
+
+def correct(module: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of samples that are told right."""
+    with torch.no_grad():
+        outputs = torch.cat([module(some) for some in x.split(500)])
+    return float(right(outputs, y).double().mean())
+
+
+def _made(
+    settings: Learning, network: str, shape: tuple[int, ...], outputs: int
+) -> Callable[[], nn.Module]:
+    return partial(ARCHITECTURES[network], shape, outputs, width=settings.width)
