@@ -1,4 +1,4 @@
-"""Carriers and flips at a small size on digits, against plain loops."""
+"""Carriers, flips and two features at a small size on digits, against plain loops."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pullback.anisotropy import carriers, flipped, models
-from pullback.studies.anisotropy import flip, poisoning
+from pullback.anisotropy import carriers, flipped, models, two_features
+from pullback.data import two_halves
+from pullback.studies.anisotropy import flip, poisoning, underspecification
 from pullback.studies.anisotropy.flip import Flip
 from pullback.studies.anisotropy.images import Labelled, Learning, found_directions, intensities
 from pullback.studies.anisotropy.poisoning import Poisoning
+from pullback.studies.anisotropy.underspecification import Underspecification
+from pullback.studies.parts import drawn
 
 SMALL: dict[str, Any] = {
     "seeds": 2, "data": "digits", "train": 120, "test": 60, "network": "mlp", "width": 0.05,
@@ -124,3 +127,57 @@ def test_figures_and_tables_come_from_the_results(
     (figure,) = Flip().figures([turned, turned])
     assert figure.panels[0].alt.startswith("Bars, standard and flipped: mlp")
     assert len(Flip().table([turned])) == 4
+
+
+UNDER = underspecification.Settings(
+    **{**SMALL, "epochs": 8, "network": "logistic"}, places=(1, 4), sigma=0.3, epsilon=3.0
+)
+
+
+def test_what_a_network_uses_is_seen_where_the_other_feature_is_taken_away() -> None:
+    done: list[int] = []
+    study = Underspecification()
+    (found,) = study.measure(UNDER, 1, done.append)
+    assert sum(done) == study.steps(UNDER)
+    images = drawn("digits", "train", 120, 1)
+    held_out = drawn("digits", "test", 60, 1)
+    basis = found_directions(UNDER, 8, 1)
+    samples = two_features(
+        (images.inputs, two_halves(images.labels, 10)),
+        (held_out.inputs, two_halves(held_out.labels, 10)),
+        basis[4].view(8, 8), 3.0, 0.3, 1,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    module = models.perceptron((2, 8, 8), 1, width=0.05)
+    (x, y), generator, count = samples.train, torch.Generator().manual_seed(1), 0
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(8):
+        for some in torch.randperm(120, generator=generator).split(40):
+            optimiser.param_groups[0]["lr"] = 0.05 * (1 - count / 24)
+            optimiser.zero_grad()
+            F.softplus(-y[some] * module(x[some])[:, 0]).mean().backward()
+            optimiser.step()
+            count += 1
+    for name, (inputs, labels) in {
+        "images": samples.images_alone, "channel": samples.channel_alone
+    }.items():  # fmt: skip
+        right = ((module(inputs)[:, 0] > 0) == (labels > 0)).double().mean()
+        assert found["mlp"][name][1] == pytest.approx(float(right), abs=1.1 / 60)
+    assert min(found["logistic"]["channel"]) > 0.9
+    (figure,) = study.figures([found, found])
+    assert len(figure.panels) == 2
+    assert len(study.table([found])) == 4
+
+
+def test_statistics_of_known_features() -> None:
+    made = {
+        "networks": ["lenet", "mlp"],
+        "lenet": {"images": [0.5, 0.7, 0.8], "channel": [1.0, 0.6, 0.5]},
+        "mlp": {"images": [0.5] * 3, "channel": [1.0, 0.95, 0.9]},
+    }
+    assert Underspecification().statistics(made) == {
+        "early-channel": 0.5,
+        "late-images": pytest.approx(0.3),
+        "never-both": 0.6,
+        "perceptron-channel": 0.9,
+    }

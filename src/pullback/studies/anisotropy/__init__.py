@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from pullback.studies.anisotropy import flip, poisoning  # noqa: F401  (each registers)
+from pullback.studies.anisotropy import flip, poisoning, underspecification  # noqa: F401  (each registers)

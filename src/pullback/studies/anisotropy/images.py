@@ -93,14 +93,27 @@ def accuracies(
     mean = train[0].mean((0, 2, 3), keepdim=True)
     scale = train[0].std((0, 2, 3), keepdim=True)
     x, new = ((images - mean) / scale for images, _ in (train, test))
+    module = learned(settings, (x, train[1]), outputs, seed, advance, network)
+    return correct(module, x, train[1]), correct(module, new, test[1])
+
+
+def learned(
+    settings: Learning,
+    train: Labelled,
+    outputs: int,
+    seed: int,
+    advance: Callable[[int], None],
+    network: str | None = None,
+) -> nn.Module:
+    """A network after training, by default that of the settings; of two classes for one output."""
+    x, y = train
     name = settings.network if network is None else network
     module = started(_made(settings, name, tuple(x.shape[1:]), outputs), seed)
     descent = Descent(settings.epochs, settings.batch, settings.rate)
-    loss = F.cross_entropy if outputs > 1 else logistic
-    for count in trained(module, x, train[1], loss, descent, seed):
+    for count in trained(module, x, y, F.cross_entropy if outputs > 1 else logistic, descent, seed):
         if count and count % descent.per_epoch(len(x)) == 0:
             advance(1)
-    return correct(module, x, train[1]), correct(module, new, test[1])
+    return module
 
 
 def correct(module: nn.Module, x: Tensor, y: Tensor) -> float:
