@@ -18,7 +18,7 @@ from pullback.studies.anisotropy.underspecification import Underspecification
 from pullback.studies.parts import drawn
 
 SMALL: dict[str, Any] = {
-    "seeds": 2, "data": "digits", "train": 120, "test": 60, "network": "mlp", "width": 0.05,
+    "seeds": 2, "data": "digits", "train": 120, "test": 60, "network": "perceptron", "width": 0.05,
     "networks": 16, "epochs": 3, "batch": 40,
 }  # fmt: skip
 POISON = poisoning.Settings(**SMALL, places=(0, 59), epsilon=0.5)
@@ -86,10 +86,10 @@ def test_both_kinds_of_images_are_learned_alike(turned: dict[str, Any]) -> None:
     mean = train.inputs.mean()
     x, new = (flipped(one.inputs - mean, basis) for one in (train, test))
     expected = learned((x, train.labels), (new, test.labels), FLIP)
-    assert turned["mlp"]["flipped"][0] == pytest.approx(expected[0], abs=1.1 / 120)
-    assert turned["mlp"]["flipped"][1] == pytest.approx(expected[1], abs=1.1 / 60)
+    assert turned["perceptron"]["flipped"][0] == pytest.approx(expected[0], abs=1.1 / 120)
+    assert turned["perceptron"]["flipped"][1] == pytest.approx(expected[1], abs=1.1 / 60)
     expected = learned((train.inputs, train.labels), (test.inputs, test.labels), FLIP)
-    assert turned["mlp"]["standard"][1] == pytest.approx(expected[1], abs=1.1 / 60)
+    assert turned["perceptron"]["standard"][1] == pytest.approx(expected[1], abs=1.1 / 60)
 
 
 def test_the_same_seed_gives_the_same_numbers(poisoned: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def test_statistics_of_known_accuracies() -> None:
     made = {
         "network": "lenet",
         "lenet": {"standard": [1.0, 0.5], "flipped": [0.9, 0.3]},
-        "logistic": {"standard": [0.4, 0.3], "flipped": [0.4, 0.31]},
+        "logistic-regression": {"standard": [0.4, 0.3], "flipped": [0.4, 0.31]},
     }
     assert Flip().statistics(made) == {
         "flipped-worse": pytest.approx(0.2),
@@ -125,12 +125,15 @@ def test_figures_and_tables_come_from_the_results(
     assert "clean test images" in figure.panels[0].alt
     assert len(Poisoning().table([poisoned])) == 3
     (figure,) = Flip().figures([turned, turned])
-    assert figure.panels[0].alt.startswith("Bars, standard and flipped: mlp")
+    assert figure.panels[0].alt.startswith("Bars, standard and flipped: perceptron")
     assert len(Flip().table([turned])) == 4
 
 
 UNDER = underspecification.Settings(
-    **{**SMALL, "epochs": 8, "network": "logistic"}, places=(1, 4), sigma=0.3, epsilon=3.0
+    **{**SMALL, "epochs": 8, "network": "logistic-regression"},
+    places=(1, 4),
+    sigma=0.3,
+    epsilon=3.0,
 )
 
 
@@ -162,8 +165,8 @@ def test_what_a_network_uses_is_seen_where_the_other_feature_is_taken_away() -> 
         "images": samples.images_alone, "channel": samples.channel_alone
     }.items():  # fmt: skip
         right = ((module(inputs)[:, 0] > 0) == (labels > 0)).double().mean()
-        assert found["mlp"][name][1] == pytest.approx(float(right), abs=1.1 / 60)
-    assert min(found["logistic"]["channel"]) > 0.9
+        assert found["perceptron"][name][1] == pytest.approx(float(right), abs=1.1 / 60)
+    assert min(found["logistic-regression"]["channel"]) > 0.9
     (figure,) = study.figures([found, found])
     assert len(figure.panels) == 2
     assert len(study.table([found])) == 4
@@ -171,9 +174,9 @@ def test_what_a_network_uses_is_seen_where_the_other_feature_is_taken_away() -> 
 
 def test_statistics_of_known_features() -> None:
     made = {
-        "networks": ["lenet", "mlp"],
+        "networks": ["lenet", "perceptron"],
         "lenet": {"images": [0.5, 0.7, 0.8], "channel": [1.0, 0.6, 0.5]},
-        "mlp": {"images": [0.5] * 3, "channel": [1.0, 0.95, 0.9]},
+        "perceptron": {"images": [0.5] * 3, "channel": [1.0, 0.95, 0.9]},
     }
     assert Underspecification().statistics(made) == {
         "early-channel": 0.5,

@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-from pullback.studies.anisotropy import flip, poisoning, underspecification  # noqa: F401  (each registers)
+from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
+    directional_bias,
+    flip,
+    poisoning,
+    underspecification,
+)

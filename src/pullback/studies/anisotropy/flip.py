@@ -20,6 +20,7 @@ from pullback.studies.claims import Claim
 from pullback.studies.study import Result, Row, Study, register
 
 KINDS = ("standard", "flipped")
+LOGISTIC = "logistic-regression"
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ class Flip(Study):
                         )
                         for kind, (x, new) in kinds.items()
                     }
-                    for network in (settings.network, "logistic")
+                    for network in (settings.network, LOGISTIC)
                 },
                 "network": settings.network,
             }
         ]
 
     def statistics(self, result: Result) -> Mapping[str, float | None]:
-        network, logistic = result[result["network"]], result["logistic"]
+        network, logistic = result[result["network"]], result[LOGISTIC]
         return {
             "flipped-worse": network["standard"][1] - network["flipped"][1],
             "both-fitted": min(network[kind][0] for kind in KINDS),
@@ -123,7 +124,7 @@ class Flip(Study):
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
-        names = (results[0]["network"], "logistic")
+        names = (results[0]["network"], LOGISTIC)
         means = {
             kind: [np.mean([one[name][kind][1] for one in results]) for name in names]
             for kind in KINDS
@@ -155,7 +156,7 @@ class Flip(Study):
 
     def table(self, results: Sequence[Result]) -> list[Row]:
         rows = []
-        for name in (results[0]["network"], "logistic"):
+        for name in (results[0]["network"], LOGISTIC):
             for kind in KINDS:
                 train, test = np.mean([one[name][kind] for one in results], 0)
                 document = "significantly lower" if kind == "flipped" else "bars, no numbers"
@@ -163,7 +164,7 @@ class Flip(Study):
                     Row(
                         f"training and test accuracy, {name}, {kind}",
                         f"{train:.1%}, {test:.1%}",
-                        document if name != "logistic" else "not shown",
+                        document if name != LOGISTIC else "not shown",
                     )
                 )
         return rows

@@ -17,14 +17,6 @@ from pullback.studies.parts import Descent, drawn, logistic, right, started, tra
 
 Labelled = tuple[Tensor, Tensor]
 """Images (n, c, h, w) and labels (n,)."""
-ARCHITECTURES: dict[str, models.Architecture] = {
-    "logistic": models.logistic_regression,
-    "mlp": models.perceptron,
-    "lenet": models.lenet,
-    "vgg11": models.vgg11,
-    "resnet18": models.resnet18,
-    "densenet121": models.densenet121,
-}
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class Learning:
         data: the name of an image set of 32 x 32.
         train: training images.
         test: test images.
-        network: one of `ARCHITECTURES`.
+        network: one of `models.ARCHITECTURES`.
         width: a factor of its numbers of channels.
         networks: random ones, for the directions.
         step: of their finite differences.
@@ -126,4 +118,4 @@ def correct(module: nn.Module, x: Tensor, y: Tensor) -> float:
 def _made(
     settings: Learning, network: str, shape: tuple[int, ...], outputs: int
 ) -> Callable[[], nn.Module]:
-    return partial(ARCHITECTURES[network], shape, outputs, width=settings.width)
+    return partial(models.ARCHITECTURES[network], shape, outputs, width=settings.width)

@@ -22,7 +22,7 @@ from pullback.studies.claims import Claim
 from pullback.studies.parts import Curve, curves_panel, drawn
 from pullback.studies.study import Result, Row, Study, register
 
-PERCEPTRON = "mlp"
+PERCEPTRON = "perceptron"
 ALONE = {"images": "images alone", "channel": "channel alone"}
 
 
