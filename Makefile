@@ -22,6 +22,7 @@ bench: env
 	@scripts/peers.sh
 	$(python) -m benchmarks $(ARGS)
 	$(if $(ARGS),,$(python) -m benchmarks.linear)
+	$(if $(ARGS),,$(python) -m benchmarks.anisotropy)
 
 lint: env
 	$(python) -m ruff check

@@ -13,7 +13,7 @@ from pullback.anisotropy.moments import Moments
 from pullback.anisotropy.population import Population, State
 from pullback.linalg import add_gram_
 
-CACHED = 2**17  # numbers in the inputs of one call, so that what follows from them stays in cache
+CACHED = 2**18  # numbers in the inputs of one call, so that what follows from them stays in cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,8 @@ class GradientCovariance(Moments):
         assert step is not None
         network = self.population.network(state)
         steps = (step * torch.eye(size, dtype=self.at.dtype)).view(-1, *self.at.shape)
-        with torch.no_grad():
-            parts = [
-                network(self.at + some) - network(self.at - some)
-                for some in steps.split(max(1, CACHED // size))
-            ]
+        parts = [
+            network(self.at + some) - network(self.at - some)
+            for some in steps.split(max(1, CACHED // size))
+        ]
         return torch.cat(parts) / (2 * step)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
+from pullback.anisotropy.pooling import QuickPooling
 from pullback.cotangents import ReadOut
 from pullback.errors import InputError
 from pullback.network import agree_but_for_rounding, channels_last
@@ -127,10 +128,14 @@ class Population:
 
     def network(self, state: State) -> Callable[[Tensor], Tensor]:
         """One network as a function of many inputs (n, *shape), with numbers (n,); no gradients."""
-        if not self._channels_last:
-            return lambda x: self.functions(state, x)
-        arranged = {name: channels_last(tensor) for name, tensor in state.items()}
-        return lambda x: self.functions(arranged, channels_last(x))
+        arranged = channels_last if self._channels_last else lambda tensor: tensor
+        own = {name: arranged(tensor) for name, tensor in state.items()}
+
+        def values(x: Tensor) -> Tensor:
+            with torch.no_grad(), QuickPooling():
+                return self.functions(own, arranged(x))
+
+        return values
 
     def _runs_channels_last(self) -> bool:
         """Whether the network takes images so, which is quicker on a CPU, and gives the same."""
