@@ -223,6 +223,25 @@ class TestUncertainty:
         expected = found.spectrum * (2 / 20_000) ** 0.5
         assert 0.5 < float((found.stderr / expected).mean()) < 1.7
 
+    def test_the_error_of_a_number_of_the_spectrum(self) -> None:
+        """Against many seeds; of the trace, which is linear, also against the groups' means."""
+
+        def first(spectrum: Tensor) -> float:
+            return float(spectrum[0] / spectrum.sum())
+
+        tries = [directions(pooled, (6,), networks=800, seed=seed) for seed in range(40)]
+        shares = [found.estimate(first) for found in tries]
+        spread = torch.tensor([one.value for one in shares]).std()
+        said = torch.tensor([one.stderr for one in shares]).square().mean().sqrt()
+        assert 0.7 < float(said / spread) < 1.4
+        one = tries[0]
+        trace = one.estimate(lambda spectrum: float(spectrum.sum()))
+        assert one.groups is not None and one.groups.shape == (8, 6)
+        torch.testing.assert_close(one.groups.mean(0), one.spectrum)
+        means = one.groups.sum(1)
+        assert trace.stderr == pytest.approx(float(means.std()) / 8**0.5)
+        assert (trace.value, trace.samples) == (pytest.approx(float(one.spectrum.sum())), 8)
+
     def test_the_overlap_rises_as_theory_says(self) -> None:
         """For normal gradients.
 
@@ -257,6 +276,8 @@ class TestUncertainty:
     def test_one_network_has_no_errors(self) -> None:
         found = directions(pooled, (6,), networks=1)
         assert bool(found.stderr.isnan().all()) and bool(found.overlap.isnan().all())
+        error = found.estimate(lambda spectrum: float(spectrum[0])).stderr
+        assert error != error
 
 
 class TestRuns:
@@ -300,6 +321,7 @@ class TestRuns:
         again = Directions.load(tmp_path / "found.safetensors")
         for name in ("vectors", "spectrum", "stderr", "overlap"):
             assert torch.equal(getattr(again, name), getattr(found, name))
+        assert found.groups is not None and torch.equal(again.groups, found.groups)
         assert again.settings == found.settings and again.shape == (1, 10, 10)
         assert again.image(3).shape == (1, 10, 10)
         assert "derivative of f" in again.meaning

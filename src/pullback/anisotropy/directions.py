@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from torch import Tensor
 from pullback.anisotropy.gradients import GradientCovariance
 from pullback.anisotropy.kernels import SETS, KernelAlignment
 from pullback.anisotropy.mixed import MixedDerivative
-from pullback.anisotropy.moments import FOLDS, Moments, errors, summed
+from pullback.anisotropy.moments import FOLDS, Moments, along, errors, summed
 from pullback.anisotropy.population import MakeModel, Outputs, Population
 from pullback.batches import check_fits
 from pullback.errors import InputError
+from pullback.estimates import Estimate
 from pullback.unfinished import Unfinished
 
 METHODS = {"gradient": 10_000, "mixed": 100, "mean mixed": 100, "kernel": 1}  # networks of each
@@ -41,6 +42,8 @@ class Directions:
             mean squared cosine of the two spaces, `|U_k^T V_k|^2 / k`; k/D for chance.
         settings: how they were made, plain values.
         shape: of one input.
+        groups: the mean along each direction in each of up to eight groups of the networks, or of
+            the samples with the kernel, shape (g, D); None for the mean mixed derivative.
     """
 
     vectors: Float[Tensor, "D D"]
@@ -49,6 +52,7 @@ class Directions:
     overlap: Float[Tensor, " D"]
     settings: Mapping[str, Any]
     shape: tuple[int, ...]
+    groups: Float[Tensor, "g D"] | None = None
 
     @property
     def meaning(self) -> str:
@@ -64,6 +68,34 @@ class Directions:
             min(seen, self.settings["networks"]) if self.settings["method"] == "gradient" else seen
         )
 
+    def estimate(self, quantity: Callable[[Tensor], float]) -> Estimate:
+        """A number that depends on the spectrum, with its standard error.
+
+        The error is that of leaving out each group of networks in turn, along the directions of all
+        of them. What few networks do to a spectrum on average, which is to spread it, is not in it.
+
+        Args:
+            quantity: of a spectrum, shape (D,); for instance `pullback.effective_rank`.
+
+        Returns:
+            The number of the whole spectrum; its error is NaN for fewer than two groups.
+
+        Example:
+            >>> import torch
+            >>> from pullback.anisotropy import directions
+            >>> found = directions(lambda: torch.nn.Linear(4, 1), shape=(4,), networks=800)
+            >>> share = found.estimate(lambda spectrum: float(spectrum[0] / spectrum.sum()))
+            >>> 0.25 < share.value < 0.4 and share.stderr < 0.05
+            True
+        """
+        count = 0 if self.groups is None else len(self.groups)
+        value = float(quantity(self.spectrum))
+        if self.groups is None or count < 2:
+            return Estimate(value, math.nan, count)
+        others = self.spectrum + (self.groups.mean(0) - self.groups) / (count - 1)
+        found = torch.tensor([float(quantity(one)) for one in others], dtype=torch.float64)
+        return Estimate(value, float(found.std(correction=0)) * (count - 1) ** 0.5, count)
+
     def image(self, place: int) -> Tensor:
         """One direction in the shape of an input."""
         return self.vectors[place].view(self.shape)
@@ -71,6 +103,8 @@ class Directions:
     def save(self, path: str | Path) -> None:
         """Write everything to a file (.safetensors)."""
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        if self.groups is not None:
+            tensors["groups"] = self.groups.contiguous()
         known = {"settings": json.dumps(dict(self.settings)), "shape": json.dumps(self.shape)}
         save_file(tensors, path, known)
 
@@ -84,7 +118,8 @@ class Directions:
         try:
             with safe_open(path, framework="pt") as file:
                 known = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                also = [name for name in file.keys() if name not in _TENSORS]  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *also)}
                 settings, shape = json.loads(known["settings"]), json.loads(known["shape"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise InputError(f"path: {path} holds no directions: {problem!r}") from None
@@ -201,7 +236,8 @@ def directions(
     sums, counts = summed(moments, size, population.dtype, kept, progress)
     halves = [sums[start::2].sum(0) for start in (0, 1)]
     found = _directions(sums.sum(0) / counts.sum(), halves, settings, shape)
-    return replace(found, stderr=errors(sums, counts, found.vectors))
+    means, shares = along(sums, counts, found.vectors)
+    return replace(found, stderr=errors(means, shares), groups=means)
 
 
 def _moments(

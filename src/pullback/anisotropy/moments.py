@@ -72,17 +72,24 @@ def summed(
     return mirror_(state["sums"]), counts
 
 
-def errors(
+def along(
     sums: Float[Tensor, "f D D"], counts: Float[Tensor, " f"], vectors: Float[Tensor, "k D"]
-) -> Float[Tensor, " k"]:
-    """Standard errors of the mean along some directions, from the spread of the folds.
+) -> tuple[Float[Tensor, "g k"], Float[Tensor, " g"]]:
+    """The mean along some directions in each fold that has terms, and the shares of the terms."""
+    known = counts > 0
+    found = [
+        ((vectors @ one) * vectors).sum(1) / count
+        for one, count in zip(sums[known], counts[known], strict=True)
+    ]
+    return torch.stack(found), counts[known] / counts.sum()
+
+
+def errors(means: Float[Tensor, "g k"], shares: Float[Tensor, " g"]) -> Float[Tensor, " k"]:
+    """Standard errors of the mean over all folds, from what `along` gives.
 
     NaN for fewer than two folds.
     """
-    known = [(one, float(count)) for one, count in zip(sums, counts, strict=True) if count > 0]
-    if len(known) < 2:
-        return torch.full((len(vectors),), math.nan, dtype=vectors.dtype)
-    along = torch.stack([((vectors @ one) * vectors).sum(1) / count for one, count in known])
-    shares = torch.tensor([[count] for _, count in known], dtype=vectors.dtype) / counts.sum()
-    mean = (shares * along).sum(0)
-    return (shares * (along - mean).square()).sum(0).div(len(known) - 1).sqrt()
+    if len(means) < 2:
+        return torch.full(means.shape[1:], math.nan, dtype=means.dtype)
+    mean = shares @ means
+    return (shares @ (means - mean).square()).div(len(means) - 1).sqrt()
