@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pullback import InputError, cli
 from pullback.report import Settings
+from pullback.report.anisotropy import AnisotropySettings
 from pullback.report.kernel import KernelSettings
 
 
@@ -87,6 +88,62 @@ def test_options_arrive(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None
         True,
         True,
     ]
+
+
+class TestNads:
+    """The third command."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        asked: list[Any] = []
+
+        def make(settings: AnisotropySettings, out: Path, resume: bool, progress: bool) -> Path:
+            asked.extend([settings, out, resume, progress])
+            return out / "nads.html"
+
+        monkeypatch.setattr(cli, "make_anisotropy_report", make)
+        return asked
+
+    def test_help_names_its_options(self, run: CliRunner) -> None:
+        assert "nads" in run.invoke(cli.app, ["--help"]).output
+        shown = run.invoke(cli.app, ["nads", "--help"], env={"COLUMNS": "200"}).output
+        for option in (
+            "--model", "--shape", "--method", "--networks", "--step", "--at", "--samples",
+            "--outputs", "--seed", "--out", "--threads", "--resume",
+        ):  # fmt: skip
+            assert option in shown
+
+    def test_options_arrive(self, run: CliRunner, asked: list[Any]) -> None:
+        words = (
+            "nads --model m.py:f --shape 3x8x8 --method kernel --networks 3 --step 100 --at zero"
+        )
+        more = "--samples 64 --outputs 0,1 --seed 2 --out there --resume"
+        result = run.invoke(cli.app, [*words.split(), *more.split()])
+        assert result.stdout.splitlines()[-1] == "there/nads.html"
+        assert asked == [
+            AnisotropySettings("m.py:f", "3x8x8", "kernel", 3, 100.0, "zero", 64, "0,1", 2),
+            Path("there"), True, True,
+        ]  # fmt: skip
+
+    def test_without_options_the_defaults_are_the_librarys(
+        self, run: CliRunner, asked: list[Any]
+    ) -> None:
+        run.invoke(cli.app, ["nads"])
+        assert asked == [AnisotropySettings(), Path("pullback-nads"), False, True]
+
+    @pytest.mark.parametrize(
+        "words", [["--outputs", "x"], ["--shape", "1x"], ["--model", "none"], ["--networks", "0"]]
+    )
+    def test_mistakes_end_with_two_and_one_line_and_write_nothing(
+        self, run: CliRunner, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = run.invoke(cli.app, ["nads", *words])
+        assert result.exit_code == 2
+        assert [line for line in result.stderr.splitlines() if "Error: " in line] == [
+            result.stderr.splitlines()[-1]
+        ]
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestKernel:

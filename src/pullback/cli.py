@@ -1,4 +1,4 @@
-"""The command line: `pullback report`, `pullback kernel` and `pullback study`."""
+"""The command line: `pullback report`, `pullback kernel`, `pullback nads` and `pullback study`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import torch
 import typer
 
 from pullback import studies
+from pullback.anisotropy.directions import METHODS
 from pullback.errors import InputError
 from pullback.report import Settings, make_report
+from pullback.report.anisotropy import AnisotropySettings, make_anisotropy_report
+from pullback.report.anisotropy.networks import BUILT_IN
 from pullback.report.kernel import KernelSettings, make_kernel_report
 
 app = typer.Typer(
@@ -26,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-DEFAULT, DEFAULT_KERNEL = Settings(), KernelSettings()
+DEFAULT, DEFAULT_KERNEL, DEFAULT_NADS = Settings(), KernelSettings(), AnisotropySettings()
 
 
 @app.callback()
@@ -168,6 +171,58 @@ def kernel(
         settings = KernelSettings(subject, outputs, functions, centred, gram)
         use_threads(threads)
         page = make_kernel_report(settings, out, resume=resume, progress=True)
+    typer.echo(page)
+
+
+@app.command()
+def nads(
+    model: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(BUILT_IN)}, or FILE.py:make_model, which returns a new "
+            "torch.nn.Module each time; it is called with the shape if it needs an argument."
+        ),
+    ] = DEFAULT_NADS.model,
+    shape: Annotated[str, typer.Option(help="Of one input, such as 1x32x32.")] = DEFAULT_NADS.shape,
+    method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = DEFAULT_NADS.method,
+    networks: Annotated[
+        int | None, typer.Option(help="How many random networks; 10,000 for gradients.")
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            help="Of finite differences; published directions have 100. Exact derivatives without."
+        ),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="Where derivatives are taken: normal draws an input, or zero.")
+    ] = DEFAULT_NADS.at,
+    samples: Annotated[
+        int | None, typer.Option(help="Inputs for each network, with the method kernel.")
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            help="The number of one output, or two numbers a,b for output b minus output a; by "
+            "default the only one."
+        ),
+    ] = None,
+    seed: SeedOption = DEFAULT_NADS.seed,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("pullback-nads"),
+    threads: ThreadsOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Take the directions of the input that an architecture prefers before it is trained.
+
+    Leaves a page (nads.html), all numbers (nads.json), the directions (nads.safetensors) and the
+    figures as SVG. Without options: a LeNet, about ten seconds.
+    """
+    with complaints():
+        settings = AnisotropySettings(
+            model, shape, method, networks, step, at, samples, outputs, seed
+        )
+        use_threads(threads)
+        page = make_anisotropy_report(settings, out, resume=resume, progress=True)
     typer.echo(page)
 
 

@@ -1,4 +1,4 @@
-"""Small user files, and two finished reports that the tests of this folder look at.
+"""Small user files, and some finished reports that the tests of this folder look at.
 
 Like the conftest above, this file imports pullback only inside its fixtures.
 """
@@ -158,4 +158,24 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     numbers = json.loads((out / "kernel.json").read_text(encoding="utf-8"))
     html = (out / "kernel.html").read_text(encoding="utf-8")
     assert html == render_kernel(numbers)
+    return Finished(out, html, numbers)
+
+
+@pytest.fixture(scope="session")
+def preferred(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The directions that LeNet prefers, of small images.
+
+    Its page is drawn again from nads.json as it was read back.
+    """
+    from pullback.report.anisotropy import (
+        AnisotropySettings,
+        make_anisotropy_report,
+        render_anisotropy,
+    )
+
+    out = tmp_path_factory.mktemp("nads")
+    make_anisotropy_report(AnisotropySettings(shape="1x16x16", networks=300, seed=3), out)
+    numbers = json.loads((out / "nads.json").read_text(encoding="utf-8"))
+    html = (out / "nads.html").read_text(encoding="utf-8")
+    assert html == render_anisotropy(numbers)
     return Finished(out, html, numbers)

@@ -51,7 +51,9 @@ def seen(page: Path, width: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize(("report", "page"), [("images", "report"), ("looked", "kernel")])
+@pytest.mark.parametrize(
+    ("report", "page"), [("images", "report"), ("looked", "kernel"), ("preferred", "nads")]
+)
 def test_every_figure_is_seen_and_nothing_sticks_out(
     report: str, page: str, width: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
