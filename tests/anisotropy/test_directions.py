@@ -315,6 +315,25 @@ class TestRuns:
         with pytest.raises(InputError, match="another networks"):
             directions(pooled, (6,), networks=90, checkpoint=path)
 
+    def test_a_piece_is_added_and_counted_or_neither(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Interrupted in the middle of an addition, as it is in one case of thirty."""
+        path = tmp_path / "run.safetensors"
+        whole = directions(pooled, (6,), networks=80)
+        add = torch.add
+
+        def interrupted(*arguments: Tensor, **named: Tensor) -> Tensor:
+            add(*arguments, **named)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "add", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                directions(pooled, (6,), networks=80, checkpoint=path)
+        found = directions(pooled, (6,), networks=80, checkpoint=path)
+        assert torch.equal(found.spectrum, whole.spectrum)
+
     def test_a_file_gives_them_back(self, tmp_path: Path) -> None:
         found = directions(small_lenet, (1, 10, 10), networks=20)
         found.save(tmp_path / "found.safetensors")

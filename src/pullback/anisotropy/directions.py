@@ -215,7 +215,7 @@ def directions(
     population = Population(make_model, shape, outputs, seed, max(1, networks // FOLDS))
     size = population.inputs
     check_fits(
-        f"shape: the sums over {size} by {size} directions", 8 * (FOLDS + 4) * size**2,
+        f"shape: the sums over {size} by {size} directions", 16 * (FOLDS + 1) * size**2,
         torch.device("cpu"), "take a smaller shape",
     )  # fmt: skip
     samples = SETS * size if samples is None else samples

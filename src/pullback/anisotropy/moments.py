@@ -46,8 +46,10 @@ def summed(
         InputError: a piece is not finite, or what is kept cannot be used.
     """
     weights = moments.weights()
-    nothing = torch.zeros(FOLDS, size, size, dtype=torch.float64)
-    state = kept.begin({"sums": nothing, "pieces": torch.tensor(0)})
+    names = [f"sum {fold}" for fold in range(FOLDS)]
+    spare, *nothing = (torch.zeros(size, size, dtype=torch.float64) for _ in range(FOLDS + 1))
+    state = kept.begin({"pieces": torch.tensor(0), **dict(zip(names, nothing, strict=True))})
+    del nothing
     left, written = range(int(state["pieces"]), len(weights)), time.monotonic()
     try:
         for place in tracked(left, "directions", len(left), progress):
@@ -59,8 +61,11 @@ def summed(
                     "make_model: the derivatives of a network are not finite; they overflow, or "
                     "the input is out of its range"
                 )
-            state["sums"][place % FOLDS] += total
-            state["pieces"] += 1
+            name = names[place % FOLDS]
+            old, new = state[name], torch.add(state[name], total, out=spare)
+            # A piece is added and counted in one step: Ctrl-C finds both done or neither.
+            state = {**state, name: new, "pieces": torch.tensor(place + 1)}
+            spare = old
             if time.monotonic() - written > PERIOD:
                 kept.write(state)
                 written = time.monotonic()
@@ -69,7 +74,7 @@ def summed(
     counts = torch.zeros(FOLDS, dtype=torch.float64)
     for place, weight in enumerate(weights):
         counts[place % FOLDS] += weight
-    return mirror_(state["sums"]), counts
+    return mirror_(torch.stack([state[name] for name in names])), counts
 
 
 def along(
