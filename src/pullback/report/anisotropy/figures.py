@@ -89,10 +89,10 @@ def draw(numbers: DirectionNumbers) -> Figures:
         "gallery": _figure(
             "gallery",
             "The directions that are preferred most",
-            "Above, each direction as an input: red is positive, blue negative, and the sign of "
-            "the whole is arbitrary. Below, the energy of its Fourier transform, zero frequency in "
-            "the middle. Where neighbours in the spectrum nearly coincide only the space that "
-            "they span means something.",
+            f"Above, each direction as an input{_coloured(numbers)}; the sign of the whole is "
+            "arbitrary. Below, the energy of its Fourier transform, zero frequency in the middle, "
+            "with the frequency that has most of it. Where neighbours in the spectrum nearly "
+            "coincide only the space that they span means something.",
             groups,
         ),
         "spectrum": _figure(
@@ -113,6 +113,17 @@ def draw(numbers: DirectionNumbers) -> Figures:
         ),
     }
     return {section: figures for section, figures in found.items() if figures}
+
+
+def _coloured(numbers: DirectionNumbers) -> str:
+    """How to read the colours of images; nothing for signals."""
+    if not numbers["pictures"]:
+        return ""
+    channels = numbers["pictures"][0]["pixels"]
+    if len(channels[0]) == 1:
+        return ""
+    beside = ", channels side by side" if len(channels) > 1 else ""
+    return f", red positive and blue negative{beside}"
 
 
 def _figure(name: str, title: str, reading: str, drawn: Sequence[Drawing]) -> list[Figure]:
