@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -37,10 +38,6 @@ from pullback.anisotropy.population import Population, State
 SHAPE = (1, 32, 32)
 SIZE = 1024
 NETWORKS = 10_000
-# Where a program takes a network at a time it is run for a few and for some; from the difference
-# follows what all would take.
-OF_A_LOOP = 20, 520
-OF_DIFFERENCES = 8, 48
 STACK = 100
 STEP = 100.0
 ROUNDS = 3
@@ -130,60 +127,74 @@ def check(x: Tensor) -> None:
     torch.testing.assert_close(passes(list(state.values()), x), rows, atol=1e-6, rtol=1e-4)
 
 
-def seconds(programs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The least CPU time of each, in turn."""
-    best = dict.fromkeys(programs, float("inf"))
-    for _ in range(ROUNDS):
-        for name, program in programs.items():
-            start = time.process_time()
-            program()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
+def exact(x: Tensor, networks: int) -> None:
+    """The library's exact gradients."""
+    directions(lenet, SHAPE, networks=networks, at=x)
+
+
+def differences(x: Tensor, networks: int) -> None:
+    """The library's finite differences."""
+    directions(lenet, SHAPE, networks=networks, at=x, step=STEP)
+
+
+Program = Callable[[Tensor, int], object]
+# Each with the numbers of networks that it is run for. A program that takes long is run for a few
+# and for some; from the difference follows what all would take.
+PROGRAMS: dict[str, tuple[Program, tuple[int, int]]] = {
+    "exact": (exact, (STACK, NETWORKS)),
+    "by hand": (by_hand, (STACK, NETWORKS)),
+    "one at a time": (one_at_a_time, (20, 520)),
+    "differences": (differences, (8, 32)),
+    "two batches": (two_batches, (8, 32)),
+}
+
+
+def seconds(name: str) -> tuple[float, float]:
+    """CPU seconds of a program for a few networks and for some, after a first run."""
+    torch.set_num_threads(1)
+    program, numbers = PROGRAMS[name]
+    program(point(), numbers[0])
+    found = []
+    for networks in numbers:
+        start = time.process_time()
+        program(point(), networks)
+        found.append(time.process_time() - start)
+    return found[0], found[1]
+
+
+def point() -> Tensor:
+    """Where gradients are taken."""
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """CPU seconds for 10,000 networks, and how many times those of the library they are."""
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    check(x)
-    took = seconds({
-        "pullback": lambda: directions(lenet, SHAPE, networks=NETWORKS, at=x),
-        "by hand": lambda: by_hand(x, NETWORKS),
-        **of_two(lambda networks: one_at_a_time(x, networks), "one at a time", OF_A_LOOP),
-        **of_two(lambda networks: two_batches(x, networks), "two batches", OF_DIFFERENCES),
-        **of_two(
-            lambda networks: directions(lenet, SHAPE, networks=networks, at=x, step=STEP),
-            "differences", OF_DIFFERENCES,
-        ),
-    })  # fmt: skip
-    loop = extrapolated(took, "one at a time", OF_A_LOOP)
-    batches = extrapolated(took, "two batches", OF_DIFFERENCES)
-    differences = extrapolated(took, "differences", OF_DIFFERENCES)
+    """CPU seconds for 10,000 networks, and how many times those of the library others take."""
+    check(point())
+    best = dict.fromkeys(PROGRAMS, (math.inf, math.inf))
+    # Processes of their own: what one leaves in the memory allocator changes the time of another.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for _ in range(ROUNDS):
+            for name in PROGRAMS:
+                few, some = pool.apply(seconds, (name,))
+                best[name] = min(best[name][0], few), min(best[name][1], some)
+    took = {name: whole(*best[name], PROGRAMS[name][1]) for name in PROGRAMS}
     return {
         "exact gradients": {
-            "pullback, s": took["pullback"],
-            "one at a time": loop / took["pullback"],
-            "by hand": took["by hand"] / took["pullback"],
+            "pullback, s": took["exact"],
+            "one at a time": took["one at a time"] / took["exact"],
+            "by hand": took["by hand"] / took["exact"],
         },
         "finite differences": {
-            "pullback, s": differences,
-            "one at a time": batches / differences,
+            "pullback, s": took["differences"],
+            "one at a time": took["two batches"] / took["differences"],
         },
     }
 
 
-def of_two(
-    program: Callable[[int], object], name: str, networks: tuple[int, int]
-) -> dict[str, Callable[[], object]]:
-    """A program for a few networks and for some."""
-    few, some = networks
-    return {f"{name}, few": lambda: program(few), f"{name}, some": lambda: program(some)}
-
-
-def extrapolated(took: Mapping[str, float], name: str, networks: tuple[int, int]) -> float:
+def whole(few: float, some: float, networks: tuple[int, int]) -> float:
     """Seconds for all networks."""
-    few, some = networks
-    each = (took[f"{name}, some"] - took[f"{name}, few"]) / (some - few)
-    return took[f"{name}, few"] + (NETWORKS - few) * each
+    each = (some - few) / (networks[1] - networks[0])
+    return some + (NETWORKS - networks[1]) * each
 
 
 def within(kind: str, found: Mapping[str, float]) -> bool:

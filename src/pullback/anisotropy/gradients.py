@@ -48,21 +48,21 @@ class GradientCovariance(Moments):
     def rows(self, state: State, count: int) -> Float[Tensor, "t D"]:
         """The gradients of the first networks of a stack."""
         if self.step is not None:
+            size = self.at.numel()
+            steps = (self.step * torch.eye(size, dtype=self.at.dtype)).view(-1, *self.at.shape)
             networks = ({name: t[place] for name, t in state.items()} for place in range(count))
-            return torch.stack([self._differences(one) for one in networks])
+            return torch.stack([self._differences(one, steps) for one in networks])
         chosen = {name: tensor[:count] for name, tensor in state.items()}
         gradients = vmap(grad(self.population.function, argnums=1), in_dims=(0, None))
         found: Tensor = gradients(chosen, self.at)
         return found.flatten(1)
 
-    def _differences(self, state: State) -> Float[Tensor, " D"]:
+    def _differences(self, state: State, steps: Float[Tensor, "D ..."]) -> Float[Tensor, " D"]:
         """Two evaluations for each number of the input, some inputs at a time."""
-        size, step = self.at.numel(), self.step
-        assert step is not None
+        assert self.step is not None
         network = self.population.network(state)
-        steps = (step * torch.eye(size, dtype=self.at.dtype)).view(-1, *self.at.shape)
         parts = [
             network(self.at + some) - network(self.at - some)
-            for some in steps.split(max(1, CACHED // size))
+            for some in steps.split(max(1, CACHED // len(steps)))
         ]
-        return torch.cat(parts) / (2 * step)
+        return torch.cat(parts) / (2 * self.step)
