@@ -17,10 +17,10 @@ import typer
 
 from pullback import studies
 from pullback.anisotropy.directions import METHODS
+from pullback.anisotropy.models import ARCHITECTURES
 from pullback.errors import InputError
 from pullback.report import Settings, make_report
 from pullback.report.anisotropy import AnisotropySettings, make_anisotropy_report
-from pullback.report.anisotropy.networks import BUILT_IN
 from pullback.report.kernel import KernelSettings, make_kernel_report
 
 app = typer.Typer(
@@ -179,7 +179,7 @@ def nads(
     model: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(BUILT_IN)}, or FILE.py:make_model, which returns a new "
+            help=f"{', '.join(ARCHITECTURES)}, or FILE.py:make_model, which returns a new "
             "torch.nn.Module each time; it is called with the shape if it needs an argument."
         ),
     ] = DEFAULT_NADS.model,

@@ -21,7 +21,13 @@ METHODS = {
     "mean mixed": "the mean of mixed second derivatives",
     "kernel": "the alignment of linear functions with the tangent kernel",
 }
-NAMES = {"lenet": "LeNet", "logistic-regression": "logistic regression"}
+NAMES = {
+    "lenet": "LeNet",
+    "logistic-regression": "logistic regression",
+    "vgg11": "VGG-11",
+    "resnet18": "ResNet-18",
+    "densenet121": "DenseNet-121",
+}
 
 
 def render_anisotropy(report: AnisotropyReport, figures: Figures | None = None) -> str:
