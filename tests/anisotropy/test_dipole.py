@@ -81,6 +81,7 @@ def test_the_bound_holds_for_networks(
     ("call", "named"),
     [
         (lambda: dipole(smooth, torch.ones(4), networks=1), "networks: 1"),
+        (lambda: dipole(smooth, torch.ones(4) / 0), "at, direction: some numbers"),
         (lambda: dipole(smooth, torch.ones(4), networks=2).bound(-1), "alpha, beta"),
         (lambda: dipole(smooth, torch.ones(4), networks=2).markov(0), "threshold: 0"),
     ],

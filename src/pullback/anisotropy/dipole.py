@@ -16,6 +16,7 @@ from torch.func import grad, vmap
 
 from pullback.anisotropy.mixed import MixedDerivative
 from pullback.anisotropy.population import MakeModel, Outputs, Population
+from pullback.batches import all_finite
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 
@@ -117,6 +118,8 @@ def dipole(
         at = torch.randn(population.shape, generator=torch.Generator().manual_seed(seed))
     if at.shape != direction.shape:
         raise InputError(f"at: shape {tuple(at.shape)} for a direction {tuple(direction.shape)}")
+    if not (all_finite(at) and all_finite(direction)):
+        raise InputError("at, direction: some numbers are NaN or infinite")
     x, v = at.to(population.dtype), direction.to(population.dtype)
     mixed = MixedDerivative(population, networks, x.unsqueeze(0), None)
     slopes, lengths = [], []

@@ -20,7 +20,7 @@ from pullback.anisotropy.kernels import SETS, KernelAlignment
 from pullback.anisotropy.mixed import MixedDerivative
 from pullback.anisotropy.moments import FOLDS, Moments, along, errors, summed
 from pullback.anisotropy.population import MakeModel, Outputs, Population
-from pullback.batches import check_fits
+from pullback.batches import all_finite, check_fits
 from pullback.errors import InputError
 from pullback.estimates import Estimate
 from pullback.unfinished import Unfinished
@@ -276,6 +276,8 @@ def _points(
     if at is None:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, *population.shape, generator=generator, dtype=population.dtype)
+    if not all_finite(at):
+        raise InputError("at: some numbers are NaN or infinite")
     if tuple(at.shape) == population.shape:
         return at.unsqueeze(0).to(population.dtype)
     if several and tuple(at.shape[1:]) == population.shape and len(at):
