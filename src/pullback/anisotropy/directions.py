@@ -189,7 +189,8 @@ def directions(
             noise.
         seed: of the weights and the inputs.
         progress: whether to show a progress bar; None shows one on a terminal.
-        checkpoint: a file (.safetensors) with the sums so far; the same call goes on with it.
+        checkpoint: a file (.safetensors) with the sums so far; the same call goes on with it. The
+            mean mixed derivative has no such sums, and starts anew.
 
     Returns:
         Directions with their spectrum, errors, and the overlap of two halves.
@@ -212,15 +213,20 @@ def directions(
         (torch.Size([16, 16]), 16)
     """
     networks = _checked(method, networks, step)
+    if method == "kernel" and at is not None:
+        raise InputError("at: the kernel is averaged over normal inputs; leave it out")
+    if method != "kernel" and samples is not None:
+        raise InputError(f"samples: {samples}, for method {method!r}; they are those of the kernel")
     population = Population(make_model, shape, outputs, seed, max(1, networks // FOLDS))
     size = population.inputs
     check_fits(
         f"shape: the sums over {size} by {size} directions", 16 * (FOLDS + 1) * size**2,
         torch.device("cpu"), "take a smaller shape",
     )  # fmt: skip
-    samples = SETS * size if samples is None else samples
-    if samples < SETS:
-        raise InputError(f"samples: {samples}; give at least {SETS}")
+    if method == "kernel":
+        samples = SETS * size if samples is None else samples
+        if samples < SETS:
+            raise InputError(f"samples: {samples}; give at least {SETS}")
     x = _points(at, population, seed, several="mixed" in method)
     moments = _moments(method, population, networks, x, step, samples, seed)
     settings = {
@@ -246,12 +252,12 @@ def _moments(
     networks: int,
     x: Float[Tensor, "m ..."],
     step: int | float | None,
-    samples: int,
+    samples: int | None,
     seed: int,
 ) -> Moments:
     if method == "gradient":
         return GradientCovariance(population, networks, x[0], step)
-    if method == "kernel":
+    if samples is not None:
         return KernelAlignment(population, networks, samples, seed)
     return MixedDerivative(population, networks, x, step)
 
