@@ -32,6 +32,36 @@ class FourierBasis:
     imaginary: Bool[Tensor, " D"]
     shape: tuple[int, ...]
 
+    def place(self, frequency: Sequence[int], imaginary: bool = False) -> int:
+        """Which row is the vector of a frequency, or of its mirror, which has the same one.
+
+        Args:
+            frequency: along each axis, modulo the size.
+            imaginary: of which part.
+
+        Raises:
+            InputError: it has no such vector.
+
+        Example:
+            >>> from pullback.anisotropy import fourier_basis
+            >>> basis = fourier_basis((8, 8))
+            >>> basis.place((0, 2)) == basis.place((0, -2))
+            True
+        """
+        sizes, wanted = torch.tensor(self.shape), torch.tensor(tuple(frequency))
+        if len(wanted) == len(sizes):
+            pair = torch.stack([wanted, -wanted]) % sizes
+            same = (self.frequencies[:, None] % sizes == pair).all(2).any(1)
+            rows = (same & (self.imaginary == imaginary)).nonzero()
+            if len(rows):
+                return int(rows[0])
+        part = "imaginary" if imaginary else "real"
+        raise InputError(
+            f"frequency: {tuple(frequency)} has no vector of its {part} part for inputs "
+            f"{self.shape}; give one number an axis (frequencies that are their own mirrors have "
+            "no imaginary part)"
+        )
+
     def map(self, values: Float[Tensor, " k"], imaginary: bool = False) -> Float[Tensor, "..."]:
         """Numbers of the vectors of real (or imaginary) parts as an image of their frequencies.
 

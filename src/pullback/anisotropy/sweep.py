@@ -93,6 +93,10 @@ class Sweep:
         first = low.int().argmax(-1).double() + window
         return torch.where(low.any(-1), first, math.inf)
 
+    def is_along(self, directions: Float[Tensor, "m D"]) -> bool:
+        """Whether these are all the directions that the sweep was given."""
+        return bool(self.settings["digest"] == _digest(directions))
+
     def map(
         self,
         basis: FourierBasis,
@@ -109,7 +113,7 @@ class Sweep:
         Raises:
             InputError: the directions are not those of the basis.
         """
-        if self.settings["digest"] != _digest(basis.vectors):
+        if not self.is_along(basis.vectors):
             raise InputError("basis: its vectors are not the directions of this sweep")
         found = torch.full((len(basis.vectors),), math.nan, dtype=torch.float64)
         found[self.places] = (self.accuracies if values is None else values).double()

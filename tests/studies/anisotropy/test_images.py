@@ -12,8 +12,9 @@ from pullback.anisotropy import carriers, flipped, models, two_features
 from pullback.data import two_halves
 from pullback.studies.anisotropy import flip, poisoning, underspecification
 from pullback.studies.anisotropy.flip import Flip
-from pullback.studies.anisotropy.images import Labelled, Learning, found_directions, intensities
+from pullback.studies.anisotropy.images import Labelled, Learning, intensities
 from pullback.studies.anisotropy.poisoning import Poisoning
+from pullback.studies.anisotropy.preferences import found_directions
 from pullback.studies.anisotropy.underspecification import Underspecification
 from pullback.studies.parts import drawn
 
@@ -69,7 +70,7 @@ def test_the_network_learns_poisoned_images_and_is_judged_on_clean_ones(
 ) -> None:
     train, test = intensities(POISON, 1)
     clean = (test.inputs, test.labels)
-    basis = found_directions(POISON, 8, 1)
+    basis = found_directions(POISON, 8, 1).vectors.float()
     assert poisoned["places"] == [0, 59]
     for place, start in enumerate((None, 0, 59)):
         images = train.inputs
@@ -82,7 +83,7 @@ def test_the_network_learns_poisoned_images_and_is_judged_on_clean_ones(
 
 def test_both_kinds_of_images_are_learned_alike(turned: dict[str, Any]) -> None:
     train, test = intensities(FLIP, 1)
-    basis = found_directions(FLIP, 8, 1)
+    basis = found_directions(FLIP, 8, 1).vectors.float()
     mean = train.inputs.mean()
     x, new = (flipped(one.inputs - mean, basis) for one in (train, test))
     expected = learned((x, train.labels), (new, test.labels), FLIP)
@@ -144,7 +145,7 @@ def test_what_a_network_uses_is_seen_where_the_other_feature_is_taken_away() -> 
     assert sum(done) == study.steps(UNDER)
     images = drawn("digits", "train", 120, 1)
     held_out = drawn("digits", "test", 60, 1)
-    basis = found_directions(UNDER, 8, 1)
+    basis = found_directions(UNDER, 8, 1).vectors.float()
     samples = two_features(
         (images.inputs, two_halves(images.labels, 10)),
         (held_out.inputs, two_halves(held_out.labels, 10)),

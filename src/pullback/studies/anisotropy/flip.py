@@ -13,9 +13,9 @@ from pullback.report.figures.style import Figure
 from pullback.studies.anisotropy.images import (
     Learning,
     accuracies,
-    found_directions,
     intensities,
 )
+from pullback.studies.anisotropy.preferences import found_directions
 from pullback.studies.claims import Claim
 from pullback.studies.study import Result, Row, Study, register
 
@@ -86,7 +86,7 @@ class Flip(Study):
         self, settings: Settings, unit: int, advance: Callable[[int], None]
     ) -> Sequence[Result]:
         train, test = intensities(settings, unit)
-        basis = found_directions(settings, train.inputs.shape[-1], unit)
+        basis = found_directions(settings, train.inputs.shape[-1], unit).vectors.float()
         advance(1)
         channels = train.inputs.shape[1]
         mean = train.inputs.mean((0, 2, 3), keepdim=True)

@@ -1,18 +1,16 @@
-"""What the members share: images of intensities, directions, and how well a network learns."""
+"""What the members on images share: intensities, and how well a network learns them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from pullback.anisotropy import directions, models
 from pullback.data.images import Images
+from pullback.studies.anisotropy.preferences import Preferences, factory
 from pullback.studies.parts import Descent, drawn, logistic, right, started, trained
 
 Labelled = tuple[Tensor, Tensor]
@@ -20,44 +18,24 @@ Labelled = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Learning:
-    """Which images are learned, by which network, and how its directions are found.
+class Learning(Preferences):
+    """As `Preferences`, and which images are learned.
 
     Attributes:
-        seeds: networks, each with directions and images of its own.
         data: the name of an image set of 32 x 32.
         train: training images.
         test: test images.
-        network: one of `models.ARCHITECTURES`.
-        width: a factor of its numbers of channels.
-        networks: random ones, for the directions.
-        step: of their finite differences.
         epochs: of gradient descent with momentum 0.9 and a rate that falls linearly to 0.
         batch: images an update.
         rate: the learning rate at the start.
     """
 
-    seeds: int = 3
     data: str = "cifar10"
     train: int = 3000
     test: int = 2000
-    network: str = "lenet"
-    width: int | float = 1.0
-    networks: int = 200
-    step: int | float | None = 100
     epochs: int = 15
     batch: int = 64
     rate: float = 0.05
-
-
-def found_directions(settings: Learning, side: int, seed: int) -> Float[Tensor, "D D"]:
-    """The directions of the network for images of one channel, the most preferred first."""
-    make = _made(settings, settings.network, (1, side, side), 1)
-    found = directions(
-        make, (1, side, side), networks=settings.networks, step=settings.step, seed=seed,
-        progress=False,
-    )  # fmt: skip
-    return found.vectors.float()
 
 
 def intensities(settings: Learning, seed: int) -> tuple[Images, Images]:
@@ -99,8 +77,7 @@ def learned(
 ) -> nn.Module:
     """A network after training, by default that of the settings; of two classes for one output."""
     x, y = train
-    name = settings.network if network is None else network
-    module = started(_made(settings, name, tuple(x.shape[1:]), outputs), seed)
+    module = started(factory(settings, x.shape[1:], outputs, network), seed)
     descent = Descent(settings.epochs, settings.batch, settings.rate)
     for count in trained(module, x, y, F.cross_entropy if outputs > 1 else logistic, descent, seed):
         if count and count % descent.per_epoch(len(x)) == 0:
@@ -113,9 +90,3 @@ def correct(module: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         outputs = torch.cat([module(some) for some in x.split(500)])
     return float(right(outputs, y).double().mean())
-
-
-def _made(
-    settings: Learning, network: str, shape: tuple[int, ...], outputs: int
-) -> Callable[[], nn.Module]:
-    return partial(models.ARCHITECTURES[network], shape, outputs, width=settings.width)

@@ -11,7 +11,8 @@ from scipy.stats import spearmanr
 from pullback.anisotropy import carriers
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure
-from pullback.studies.anisotropy.images import Learning, accuracies, found_directions, intensities
+from pullback.studies.anisotropy.images import Learning, accuracies, intensities
+from pullback.studies.anisotropy.preferences import found_directions
 from pullback.studies.claims import Claim
 from pullback.studies.parts import Curve, curves_panel
 from pullback.studies.study import Result, Row, Study, register
@@ -96,7 +97,7 @@ class Poisoning(Study):
     ) -> Sequence[Result]:
         train, test = intensities(settings, unit)
         classes, channels = len(train.classes), train.inputs.shape[1]
-        basis = found_directions(settings, train.inputs.shape[-1], unit)
+        basis = found_directions(settings, train.inputs.shape[-1], unit).vectors.float()
         advance(1)
         clean = (test.inputs, test.labels)
         found: dict[str, list[float]] = {"train": [], "test": []}

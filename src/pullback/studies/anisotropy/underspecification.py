@@ -15,9 +15,9 @@ from pullback.studies.anisotropy.images import (
     Labelled,
     Learning,
     correct,
-    found_directions,
     learned,
 )
+from pullback.studies.anisotropy.preferences import found_directions
 from pullback.studies.claims import Claim
 from pullback.studies.parts import Curve, curves_panel, drawn
 from pullback.studies.study import Result, Row, Study, register
@@ -107,7 +107,7 @@ class Underspecification(Study):
     ) -> Sequence[Result]:
         train, test = _halves(settings, "train", unit), _halves(settings, "test", unit)
         side = train[0].shape[-1]
-        basis = found_directions(settings, side, unit)
+        basis = found_directions(settings, side, unit).vectors.float()
         advance(1)
         networks = tuple(dict.fromkeys((settings.network, PERCEPTRON)))
         found: Result = {
