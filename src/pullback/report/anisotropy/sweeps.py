@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure as Canvas
@@ -139,10 +138,10 @@ def _accuracy(found: Sweep, directions: Directions | None) -> Canvas:
 
 
 def _losses(found: Sweep) -> Canvas:
-    """One curve for each direction, the colder its colour the later its place."""
+    """One curve for each direction, the lighter the later its place."""
     order = found.places.argsort()
     curves = found.curves[order].mean(1).numpy()
-    colours = mpl.colormaps["viridis"](np.linspace(0.95, 0, len(curves)))
+    colours = style.shades(len(curves))
     with style.axes() as (canvas, ax):
         for place, curve, colour in zip(found.places[order].tolist(), curves, colours, strict=True):
             name = f"direction {place + 1}" if len(curves) <= LEGEND else None

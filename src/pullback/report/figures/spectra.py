@@ -33,12 +33,10 @@ def eigenvalues(report: Report) -> Figure:
 
 def _spectra_panel(report: Report) -> Panel:
     chosen = evenly(report["series"], SPECTRA)
-    colours = mpl.colormaps["viridis"]
     with style.axes() as (canvas, ax):
-        for position, record in enumerate(chosen):
+        for record, colour in zip(chosen, style.shades(len(chosen)), strict=True):
             values = record["spectrum"]["eigenvalues"]
             shown = [value for value in values if value > RESOLUTION * values[0]]
-            colour = to_hex(colours(0.88 * position / max(len(chosen) - 1, 1)))
             ranks = range(1, len(shown) + 1)
             ax.plot(ranks, shown, color=colour, label=f"{record['step']:,}")
         style.decades(ax, "xy")

@@ -205,9 +205,13 @@ def legend_above(ax: Axes) -> None:
 
 def by_depth(names: Sequence[str]) -> dict[str, str]:
     """A colour for each layer, from dark (first) to light (last)."""
+    return dict(zip(names, shades(len(names)), strict=True))
+
+
+def shades(count: int) -> list[str]:
+    """Colours of an order, from dark (first) to light (last)."""
     colours = mpl.colormaps["viridis"]
-    top = max(len(names) - 1, 1)
-    return {name: to_hex(colours(0.88 * i / top)) for i, name in enumerate(names)}
+    return [to_hex(colours(0.88 * i / max(count - 1, 1))) for i in range(count)]
 
 
 def legend_names(names: Sequence[str], limit: int = 8) -> set[str]:

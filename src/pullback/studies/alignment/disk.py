@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from pullback.data.toys import disk_labels, grid_points, uniform_points
@@ -29,6 +28,7 @@ from pullback.studies.parts import (
     curves_panel,
     logistic,
     perceptron,
+    rank_correlation,
     right,
     started,
     trained,
@@ -177,7 +177,7 @@ class Disk(Study):
             "round-functions": max(rounds[-1]) - max(rounds[0]) if learned else None,
             "labels-lead": held[-1] - held[0] if learned else None,
             "line-ratio": abs(math.log2(later / first / LINE_RATIO)),
-            "line-order": float(spearmanr(range(len(half)), half.argmax(1)).statistic),
+            "line-order": rank_correlation(range(len(half)), half.argmax(1).tolist()),
             "line-fourier": float((half[:, 1:] + half[:, :-1]).max(1).mean()),
         }
 

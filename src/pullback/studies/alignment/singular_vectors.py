@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,7 +22,15 @@ from pullback.report.figures.style import Figure
 from pullback.report.numbers import rounded
 from pullback.studies.alignment.networks import NETWORKS
 from pullback.studies.claims import Claim
-from pullback.studies.parts import Curve, Descent, curves_panel, drawn, started, trained
+from pullback.studies.parts import (
+    Curve,
+    Descent,
+    curves_panel,
+    drawn,
+    rank_correlation,
+    started,
+    trained,
+)
 from pullback.studies.study import Result, Row, Study, register
 
 
@@ -160,7 +167,7 @@ class SingularVectors(Study):
         return {
             "first-moves-most": math.log10(singular[0] / random.mean()),
             "all-move-more": math.log10(singular.min() / random.mean()),
-            "falls-with-index": float(spearmanr(range(len(singular)), singular).statistic),
+            "falls-with-index": rank_correlation(range(len(singular)), singular.tolist()),
             "random-is-mean": abs(math.log10(mean_square / result["expected"])),
         }
 

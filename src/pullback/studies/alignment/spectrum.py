@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from pullback.data.tasks import noisy_labels
@@ -26,7 +25,15 @@ from pullback.report.numbers import rounded
 from pullback.studies.alignment.moments import moments
 from pullback.studies.alignment.networks import NETWORKS
 from pullback.studies.claims import Claim
-from pullback.studies.parts import Curve, Descent, curves_panel, drawn, started, trained
+from pullback.studies.parts import (
+    Curve,
+    Descent,
+    curves_panel,
+    drawn,
+    rank_correlation,
+    started,
+    trained,
+)
 from pullback.studies.study import Result, Row, Study, register
 
 LEVELS = {"clean": "Labels as they are", "noisy": "Some labels are wrong"}
@@ -242,9 +249,7 @@ class Spectrum(Study):
             "rank-below-tenth": min(ranks) / ranks[0],
             "noisy-rank-below-fifth": min(noisy_ranks) / noisy_ranks[0],
             "noisy-rank-returns": noisy_ranks[-1] / min(noisy_ranks),
-            "noisy-rank-opposes-accuracy": float(
-                spearmanr(noisy_ranks, noisy["test"]["accuracy"]).statistic
-            ),
+            "noisy-rank-opposes-accuracy": rank_correlation(noisy_ranks, noisy["test"]["accuracy"]),
             "largest-grows": _gain(clean["train"]["largest"]),
             "mean-grows": _gain(clean["train"]["mean"]),
             "forty-carry-most": clean["train"]["ratios"][-1][0],

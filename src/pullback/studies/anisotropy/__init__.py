@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
+    bias_controls,
+    convergence,
     directional_bias,
     flip,
+    own_directions,
     poisoning,
+    sample_complexity,
     underspecification,
 )

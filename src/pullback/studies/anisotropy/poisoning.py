@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from pullback.anisotropy import carriers
 from pullback.report.figures import style
@@ -14,7 +13,7 @@ from pullback.report.figures.style import Figure
 from pullback.studies.anisotropy.images import Learning, accuracies, intensities
 from pullback.studies.anisotropy.preferences import found_directions
 from pullback.studies.claims import Claim
-from pullback.studies.parts import Curve, curves_panel
+from pullback.studies.parts import Curve, curves_panel, rank_correlation
 from pullback.studies.study import Result, Row, Study, register
 
 
@@ -116,7 +115,7 @@ class Poisoning(Study):
         return {
             "early-hurts": tests[-1] - tests[0],
             "first-very-low": without - tests[0],
-            "rises": float(spearmanr(result["places"], tests).statistic),
+            "rises": rank_correlation(result["places"], tests),
             "late-harmless": tests[-1] - without,
         }
 

@@ -21,9 +21,8 @@ from pullback.studies.linearized.learning import (
     learned,
     learned_together,
     posed,
-    rank_correlation,
 )
-from pullback.studies.parts import Descent, curves_panel
+from pullback.studies.parts import Descent, curves_panel, rank_correlation
 from pullback.studies.study import Result, Row, Study, register
 
 FITTED = 0.01  # the training loss that the document counts iterations to, in nats

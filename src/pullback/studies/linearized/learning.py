@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -235,10 +234,3 @@ def both(results: Sequence[Result], quantity: str) -> list[Curve]:
         Curve(regime, [result[regime][quantity] for result in results], *look)
         for regime, look in LOOKS.items()
     ]
-
-
-def rank_correlation(first: Sequence[int | float], second: Sequence[int | float]) -> float | None:
-    """Spearman's; None where one has the same value everywhere, and so no order."""
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return float(spearmanr(first, second).statistic)

@@ -16,8 +16,8 @@ from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.linearized.learning import LOOKS, Learning, learned, posed, rank_correlation
-from pullback.studies.parts import Curve, Descent, curves_panel, logistic, trained
+from pullback.studies.linearized.learning import LOOKS, Learning, learned, posed
+from pullback.studies.parts import Curve, Descent, curves_panel, logistic, rank_correlation, trained
 from pullback.studies.study import Result, Row, Study, register
 
 FITTED = 0.1  # nats of training loss, which fits of all kernels get to

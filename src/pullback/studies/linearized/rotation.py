@@ -16,8 +16,8 @@ from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.linearized.learning import Posed, posed, rank_correlation
-from pullback.studies.parts import Curve, Descent, curves_panel, logistic, trained
+from pullback.studies.linearized.learning import Posed, posed
+from pullback.studies.parts import Curve, Descent, curves_panel, logistic, rank_correlation, trained
 from pullback.studies.study import Result, Row, Study, register
 
 

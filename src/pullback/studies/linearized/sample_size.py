@@ -20,9 +20,8 @@ from pullback.studies.linearized.learning import (
     begun,
     both,
     learned,
-    rank_correlation,
 )
-from pullback.studies.parts import Curve, Descent, curves_panel, drawn
+from pullback.studies.parts import Curve, Descent, curves_panel, drawn, rank_correlation
 from pullback.studies.study import Result, Row, Study, register
 
 

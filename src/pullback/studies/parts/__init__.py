@@ -1,10 +1,11 @@
-"""What the members share: samples, networks, training, and charts over seeds."""
+"""What the members share: samples, networks, training, statistics, and charts over seeds."""
 
 from __future__ import annotations
 
 from pullback.studies.parts.networks import NETWORKS, Network, lenet, perceptron, resnet, started
 from pullback.studies.parts.panels import Curve, curves_panel
 from pullback.studies.parts.samples import drawn
+from pullback.studies.parts.statistics import rank_correlation
 from pullback.studies.parts.training import (
     Descent,
     Loss,
@@ -25,6 +26,7 @@ __all__ = [
     "lenet",
     "logistic",
     "perceptron",
+    "rank_correlation",
     "resnet",
     "right",
     "started",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from pullback.data.toys import opposed_modes, shared_feature
@@ -22,7 +21,7 @@ from pullback.report.figures import style
 from pullback.report.figures.style import Figure, Panel
 from pullback.report.numbers import rounded
 from pullback.studies.claims import Claim
-from pullback.studies.parts import Descent, started, trained
+from pullback.studies.parts import Descent, rank_correlation, started, trained
 from pullback.studies.study import Result, Row, Study, register
 
 KINDS = {"solvable": "the solvable network", "dense": "a dense network"}
@@ -186,9 +185,7 @@ class Solvable(Study):
             for regime, times in result["learned"][kind].items():
                 sizes = range(len(times), 0, -1)
                 known = None not in times
-                found[f"{kind}-order-{regime}"] = (
-                    float(spearmanr(sizes, times).statistic) if known else None
-                )
+                found[f"{kind}-order-{regime}"] = rank_correlation(sizes, times) if known else None
             found |= {f"{kind}-{example}": gap for example, gap in result["judged"][kind].items()}
         return found
 
