@@ -56,6 +56,22 @@ class TestFourierBasis:
             part = spectrum[own].real if imaginary else spectrum[own].imag
             assert float(part.abs()) < 1e-5
 
+    @pytest.mark.parametrize("shape", [(8, 8), (5, 6), (7,)])
+    def test_a_frequency_and_its_mirror_have_the_same_place(self, shape: tuple[int, ...]) -> None:
+        basis = fourier_basis(shape)
+        for row, (frequency, part) in enumerate(
+            zip(basis.frequencies.tolist(), basis.imaginary.tolist(), strict=True)
+        ):
+            mirror = [-one + size for one, size in zip(frequency, shape, strict=True)]
+            assert basis.place(frequency, part) == basis.place(mirror, part) == row
+
+    @pytest.mark.parametrize(("frequency", "part"), [((1,), False), ((0, 4), True)])
+    def test_frequencies_without_a_vector_are_refused(
+        self, frequency: tuple[int, ...], part: bool
+    ) -> None:
+        with pytest.raises(REFUSED, match="frequency"):
+            fourier_basis((8, 8)).place(frequency, part)
+
     def test_a_map_has_its_mirrors_and_zero_in_the_middle(self) -> None:
         basis = fourier_basis((4, 4))
         energies = basis.frequencies[~basis.imaginary].square().sum(1).float()

@@ -17,6 +17,7 @@ from pullback.studies.parts import (
     drawn,
     logistic,
     perceptron,
+    rank_correlation,
     resnet,
     right,
     started,
@@ -124,6 +125,11 @@ class TestTraining:
         assert right(one, torch.tensor([1.0, 1.0, 1.0])).tolist() == [True, False, True]
         many = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
         assert right(many, torch.tensor([1, 1])).tolist() == [True, False]
+
+
+def test_what_is_always_the_same_has_no_rank_correlation() -> None:
+    assert rank_correlation([0, 5, 9, 11], [0.1, 0.4, 0.3, 0.5]) == pytest.approx(0.8)
+    assert rank_correlation([0, 5, 9], [0.5, 0.5, 0.5]) is None
 
 
 def test_a_chart_says_what_it_shows() -> None:

@@ -70,7 +70,8 @@ def frequency_panel(title: str, values: ArrayLike, frequencies: Sequence[Sequenc
     """
     known = np.asarray(values, dtype=float)
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
-    alt = f"Map of accuracies over {known.size} frequencies, from {low:.3g} to {high:.3g}."
+    count = np.isfinite(known).sum()
+    alt = f"Map of accuracies over {count} frequencies, from {low:.3g} to {high:.3g}."
     return style.panel(frequency_map(known, frequencies), title, alt)
 
 
@@ -81,10 +82,10 @@ def frequency_map(values: ArrayLike, frequencies: Sequence[Sequence[int]]) -> Ca
         ax.grid(False)
         image = ax.imshow(known, cmap="viridis", vmin=CHANCE, vmax=1)
         for axis, names in zip((ax.yaxis, ax.xaxis), frequencies, strict=True):
+            # Every number that can be read, zero among them.
             apart = max(1, math.ceil(len(names) / 8))
-            shown = [
-                place for place, name in enumerate(names) if name % (apart * _step(names)) == 0
-            ]
+            zero = names.index(0) if 0 in names else 0
+            shown = range(zero % apart, len(names), apart)
             axis.set_ticks(shown, [str(names[place]) for place in shown])
         ax.set_ylabel("vertical frequency")
         ax.set_xlabel("horizontal frequency")
@@ -92,24 +93,35 @@ def frequency_map(values: ArrayLike, frequencies: Sequence[Sequence[int]]) -> Ca
     return canvas
 
 
-def _step(names: Sequence[int]) -> int:
-    return names[1] - names[0] if len(names) > 1 else 1
-
-
 def _maps(found: Sweep, basis: FourierBasis) -> dict[str, Canvas]:
-    if len(basis.shape) != 2:
-        raise InputError(f"basis: of signals {basis.shape}; maps are those of images (h, w)")
     drawn = {}
     for name, imaginary in (("map", False), ("imaginary map", True)):
         values = found.map(basis, imaginary=imaginary)
         known = ~values.isnan()
         if not known.any():
             continue
-        axes = [torch.arange(size) - size // 2 for size in basis.shape]
-        rows, columns = known.any(1), known.any(0)
-        frequencies = [axes[0][rows].tolist(), axes[1][columns].tolist()]
-        drawn[name] = frequency_map(values[rows][:, columns].numpy(), frequencies)
+        # Frequencies that were not learned are left out where a whole row or column is empty.
+        kept = [known] if known.ndim == 1 else [known.any(1), known.any(0)]
+        frequencies = [
+            (torch.arange(size) - size // 2)[some].tolist()
+            for size, some in zip(basis.shape, kept, strict=True)
+        ]
+        drawn[name] = (
+            _frequency_line(values[kept[0]].numpy(), frequencies[0])
+            if known.ndim == 1
+            else frequency_map(values[kept[0]][:, kept[1]].numpy(), frequencies)
+        )
     return drawn
+
+
+def _frequency_line(values: ArrayLike, frequencies: Sequence[int]) -> Canvas:
+    """Accuracies of signals over their frequencies."""
+    with style.axes() as (canvas, ax):
+        ax.plot(frequencies, np.asarray(values), "o-", color=style.AFTER)
+        ax.set_ylim(0, 1.03)
+        ax.set_xlabel("frequency")
+        ax.set_ylabel("test accuracy")
+    return canvas
 
 
 def _accuracy(found: Sweep, directions: Directions | None) -> Canvas:

@@ -54,15 +54,8 @@ class SamplesNeeded(Study):
             above=True,
         ),
         Claim(
-            "more-better",
-            "More samples make every direction more accurate.",
-            "lowest gain in test accuracy over places, most minus fewest samples",
-            0.0,
-            above=True,
-        ),
-        Claim(
             "enough-samples",
-            "With enough samples every direction is learned.",
+            "With enough samples every direction is learned (in the document by ResNet-18).",
             "lowest test accuracy over places with most samples",
             0.95,
             above=True,
@@ -111,11 +104,9 @@ class SamplesNeeded(Study):
         ]
 
     def statistics(self, result: Result) -> Mapping[str, float | None]:
-        test = np.array(result["test"])
         return {
             "later-more": rank_correlation(result["places"], result["needed"]),
-            "more-better": float((test[:, -1] - test[:, 0]).min()),
-            "enough-samples": float(test[:, -1].min()),
+            "enough-samples": min(one[-1] for one in result["test"]),
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
