@@ -115,3 +115,13 @@ def test_eigenvalues_concentrate_while_a_disk_is_learned_003_e6_1(
     assert 0.011 < found["ratio before"] < 0.017
     assert found["ratio before"] > 2.5 * found["ratio after"]
     assert found["labels after"] > found["labels before"]
+
+
+def test_a_network_does_not_learn_its_late_directions(
+    numbers_of: Callable[[str], Numbers],
+) -> None:
+    found = numbers_of("blind_directions")
+    assert min(value for name, value in found.items() if name.startswith("logistic")) > 0.99
+    assert found["network 0"] > 0.99
+    assert found["network 200"] < 0.6
+    assert found["variance 200"] < 0.05
