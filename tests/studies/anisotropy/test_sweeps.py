@@ -24,7 +24,7 @@ from pullback.studies.anisotropy import (
 )
 
 SHAPE = (1, 16, 16)
-RECIPE = Recipe(samples=120, tests=50, sigma=0.3, epochs=2, batch=40, clip=0.5)
+RECIPE = Recipe(samples=120, tests=200, sigma=0.3, epochs=2, batch=40, clip=0.5)
 SMALL: dict[str, Any] = {
     "seeds": 2, "side": 16, "width": 0.3, "networks": 20, "recipe": RECIPE,
 }  # fmt: skip
@@ -33,8 +33,9 @@ BIAS = directional_bias.Settings(
 )  # fmt: skip
 OWN = own_directions.Settings(**SMALL, beside=(("perceptron", 0.1),), places=(0, 2, 15))
 SPEED = convergence.Settings(**SMALL, places=(0, 9), frequencies=((0, 0), (0, 4), (8, 8)))
-SAMPLES = sample_complexity.Settings(**SMALL, places=(0, 9), numbers=(60, 120))
-CONTROLS = bias_controls.Settings(**SMALL, frequencies=((0, 1), (0, 4)), sigmas=(0.0, 1.0))
+QUICK: dict[str, Any] = {**SMALL, "network": "perceptron", "width": 0.05}
+SAMPLES = sample_complexity.Settings(**QUICK, places=(0, 9), numbers=(60, 120))
+CONTROLS = bias_controls.Settings(**QUICK, frequencies=((0, 1), (0, 4)), sigmas=(0.0, 1.0))
 EVERY: list[tuple[Study, Any]] = [
     (directional_bias.DirectionalBias(), BIAS),
     (own_directions.OwnDirections(), OWN),
@@ -59,6 +60,10 @@ def results() -> dict[str, Any]:
 
 def lenet(width: float = 0.3, pooling: bool = True) -> nn.Module:
     return models.lenet(SHAPE, 1, pooling=pooling, width=width)
+
+
+def perceptron(width: float = 0.05) -> nn.Module:
+    return models.perceptron(SHAPE, width=width)
 
 
 def learned(
@@ -87,7 +92,7 @@ def learned(
     return float(right), losses
 
 
-def near(expected: float, tests: int = 50) -> Any:
+def near(expected: float, tests: int = 200) -> Any:
     """Rounding may tell one sample otherwise."""
     return pytest.approx(expected, abs=1.1 / tests)
 
@@ -111,7 +116,7 @@ def test_architectures_learn_their_own_directions(results: dict[str, Any]) -> No
     found = results["own-directions"]["architectures"]
     assert list(found) == ["lenet", "perceptron"]
     for name, make in {
-        "lenet": lenet, "perceptron": lambda: models.perceptron(SHAPE, width=0.1)
+        "lenet": lenet, "perceptron": lambda: perceptron(0.1)
     }.items():  # fmt: skip
         own = directions(make, SHAPE, networks=20, step=100, seed=1)
         expected = [float(own.spectrum[place] / own.spectrum[0]) for place in (0, 2, 15)]
@@ -135,11 +140,11 @@ def test_updates_are_counted_until_the_loss_is_low(results: dict[str, Any]) -> N
 
 def test_more_samples_are_learned_from_the_same_start(results: dict[str, Any]) -> None:
     found = results["sample-complexity"]
-    own = directions(lenet, SHAPE, networks=20, step=100, seed=1).vectors.float()
+    own = directions(perceptron, SHAPE, networks=20, step=100, seed=1).vectors.float()
     for column, count in enumerate((60, 120)):
         recipe = Recipe(**{**vars(RECIPE), "samples": count})
         for row, place in enumerate((0, 9)):
-            test, _ = learned(lenet, own[place], place, recipe)
+            test, _ = learned(perceptron, own[place], place, recipe)
             assert found["test"][row][column] == near(test)
 
 
@@ -147,14 +152,14 @@ def test_bases_and_levels_of_noise(results: dict[str, Any]) -> None:
     found, basis = results["bias-controls"], fourier_basis((16, 16))
     place = basis.place((0, 4), imaginary=True)
     assert basis.imaginary[place]
-    test, _ = learned(lenet, basis.vectors[place], place)
+    test, _ = learned(perceptron, basis.vectors[place], place)
     assert found["bases"]["imaginary"][1] == near(test)
-    test, _ = learned(lenet, random_basis(256, 1)[1], 1)
+    test, _ = learned(perceptron, random_basis(256, 1)[1], 1)
     assert found["bases"]["random"][1] == near(test)
     place = basis.place((0, 1))
     for row, sigma in enumerate((0.0, 1.0)):
         recipe = Recipe(**{**vars(RECIPE), "sigma": sigma})
-        test, _ = learned(lenet, basis.vectors[place], place, recipe)
+        test, _ = learned(perceptron, basis.vectors[place], place, recipe)
         assert found["noise"][row][0] == near(test)
         logistic = learned(
             lambda: models.logistic_regression(SHAPE), basis.vectors[place], place, recipe
