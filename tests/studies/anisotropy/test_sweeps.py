@@ -33,9 +33,10 @@ BIAS = directional_bias.Settings(
 )  # fmt: skip
 OWN = own_directions.Settings(**SMALL, beside=(("perceptron", 0.1),), places=(0, 2, 15))
 SPEED = convergence.Settings(**SMALL, places=(0, 9), frequencies=((0, 0), (0, 4), (8, 8)))
-QUICK: dict[str, Any] = {**SMALL, "network": "perceptron", "width": 0.05}
-SAMPLES = sample_complexity.Settings(**QUICK, places=(0, 9), numbers=(60, 120))
-CONTROLS = bias_controls.Settings(**QUICK, frequencies=((0, 1), (0, 4)), sigmas=(0.0, 1.0))
+LONGER = Recipe(samples=120, tests=200, sigma=0.6, epochs=10, batch=40, clip=0.5)
+LEARNED: dict[str, Any] = {**SMALL, "network": "perceptron", "recipe": LONGER}
+SAMPLES = sample_complexity.Settings(**LEARNED, places=(0, 9), numbers=(60, 300))
+CONTROLS = bias_controls.Settings(**LEARNED, frequencies=((0, 1), (0, 4)), sigmas=(0.0, 1.0))
 EVERY: list[tuple[Study, Any]] = [
     (directional_bias.DirectionalBias(), BIAS),
     (own_directions.OwnDirections(), OWN),
@@ -62,7 +63,7 @@ def lenet(width: float = 0.3, pooling: bool = True) -> nn.Module:
     return models.lenet(SHAPE, 1, pooling=pooling, width=width)
 
 
-def perceptron(width: float = 0.05) -> nn.Module:
+def perceptron(width: float = 0.3) -> nn.Module:
     return models.perceptron(SHAPE, width=width)
 
 
@@ -141,8 +142,8 @@ def test_updates_are_counted_until_the_loss_is_low(results: dict[str, Any]) -> N
 def test_more_samples_are_learned_from_the_same_start(results: dict[str, Any]) -> None:
     found = results["sample-complexity"]
     own = directions(perceptron, SHAPE, networks=20, step=100, seed=1).vectors.float()
-    for column, count in enumerate((60, 120)):
-        recipe = Recipe(**{**vars(RECIPE), "samples": count})
+    for column, count in enumerate((60, 300)):
+        recipe = Recipe(**{**vars(LONGER), "samples": count})
         for row, place in enumerate((0, 9)):
             test, _ = learned(perceptron, own[place], place, recipe)
             assert found["test"][row][column] == near(test)
@@ -152,13 +153,13 @@ def test_bases_and_levels_of_noise(results: dict[str, Any]) -> None:
     found, basis = results["bias-controls"], fourier_basis((16, 16))
     place = basis.place((0, 4), imaginary=True)
     assert basis.imaginary[place]
-    test, _ = learned(perceptron, basis.vectors[place], place)
+    test, _ = learned(perceptron, basis.vectors[place], place, LONGER)
     assert found["bases"]["imaginary"][1] == near(test)
-    test, _ = learned(perceptron, random_basis(256, 1)[1], 1)
+    test, _ = learned(perceptron, random_basis(256, 1)[1], 1, LONGER)
     assert found["bases"]["random"][1] == near(test)
     place = basis.place((0, 1))
     for row, sigma in enumerate((0.0, 1.0)):
-        recipe = Recipe(**{**vars(RECIPE), "sigma": sigma})
+        recipe = Recipe(**{**vars(LONGER), "sigma": sigma})
         test, _ = learned(perceptron, basis.vectors[place], place, recipe)
         assert found["noise"][row][0] == near(test)
         logistic = learned(
