@@ -27,7 +27,7 @@ LOGISTIC = "logistic-regression"
 class Settings(Learning):
     """As `Learning`."""
 
-    epochs: int = 25
+    epochs: int = 50
 
 
 class Flip(Study):
