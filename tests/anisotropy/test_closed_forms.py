@@ -215,6 +215,11 @@ class TestMoments:
         found = gradients.T @ gradients / draws
         expected = rectified_pooled_covariance(response, 2, x, 0.7, 1.1)
         assert float((found - expected).abs().max()) < 0.01
+        printed = rectified_pooled_covariance(response, 2, x, 0.7, 1.1, printed=True)
+        ratio = torch.where(x == 0, 1.0, 1 - 2 / torch.pi)
+        torch.testing.assert_close(printed.diagonal(), expected.diagonal() * ratio)
+        off = ~torch.eye(len(x), dtype=torch.bool)
+        torch.testing.assert_close(printed[off], expected[off])
 
     def test_the_spread_of_a_sample_covariance(self) -> None:
         low, high = marchenko_pastur(400, 4000)

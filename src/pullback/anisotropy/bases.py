@@ -138,6 +138,13 @@ def random_basis(size: int, seed: int = 0) -> Float[Tensor, "D D"]:
 
     Source:
         Ortiz-Jimenez et al. 2020, appendix A.3.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy import random_basis
+        >>> basis = random_basis(16)
+        >>> torch.allclose(basis @ basis.T, torch.eye(16), atol=1e-6)
+        True
     """
     if size < 1:
         raise InputError(f"size: {size}; give at least 1")

@@ -6,7 +6,7 @@ which adds up S frequencies (aliasing). The model with parameters theta and phi 
 
     f(x) = theta^T A (m * phi * x)
 
-Every function has the corrected formula by default, and the printed one with `printed=True`.
+Formulas are corrected; those that their source prints otherwise have that with `printed=True`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def average_response(size: int, length: int) -> Tensor:
 
     Raises:
         InputError: the average is longer than the signal.
+
+    Example:
+        >>> from pullback.anisotropy.closed_forms import average_response
+        >>> average_response(4, 2).abs()
+        tensor([1.0000, 0.7071, 0.0000, 0.7071])
     """
     if not 1 <= length <= size:
         raise InputError(f"length: {length}; give 1 to {size}")
@@ -133,6 +138,13 @@ def layer_accuracy(
 
     Raises:
         InputError: the shapes do not fit, or a number is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import layer_accuracy
+        >>> layer = torch.tensor([[1.0, 1.0]])  # adds up both numbers, noise and all
+        >>> round(layer_accuracy(layer, torch.tensor([1.0, 0.0])), 4)
+        0.8413
     """
     if layer.shape[1] != len(direction) or not (epsilon > 0 and sigma > 0):
         raise InputError(
@@ -195,6 +207,12 @@ def pooled_hessian(
 
     Source:
         Ortiz-Jimenez et al. 2020, lemma 1 and appendix B.2.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import pooled_hessian
+        >>> pooled_hessian(torch.tensor([1.0, 0.5, 0.2, 0.1]), factor=2, place=1).theta
+        tensor([1.0400, 0.5100])
     """
     size = len(response)
     _check_factor(size, factor)
@@ -222,6 +240,12 @@ def convergence_ratio(
 
     Source:
         Ortiz-Jimenez et al. 2020, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import convergence_ratio
+        >>> convergence_ratio(torch.tensor([1.0, 0.5]), epsilon=2.0)
+        tensor([4., 1.])
     """
     power = response.square()
     return epsilon**2 * power / (sigma**2 * power.max())
@@ -238,6 +262,12 @@ def pooled_covariance(
 
     Source:
         Ortiz-Jimenez et al. 2020, eq. 4, which has no 1/S.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import pooled_covariance
+        >>> pooled_covariance(torch.tensor([1.0, 0.5]), factor=2)
+        tensor([0.5000, 0.1250])
     """
     _check_factor(len(response), factor)
     return theta**2 * phi**2 * response.square() / (1 if printed else factor)
@@ -254,6 +284,12 @@ def pooled_mixed(
 
     Source:
         Ortiz-Jimenez et al. 2020, eq. 5, which has 1/S for phi alone.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import pooled_mixed
+        >>> pooled_mixed(torch.tensor([1.0, 0.5]), factor=2)
+        tensor([1.0000, 0.2500])
     """
     _check_factor(len(response), factor)
     scale = theta**2 + phi**2 / factor if printed else (theta**2 + phi**2) / factor
@@ -278,6 +314,11 @@ def hidden_layer_variance(
 
     Source:
         Ortiz-Jimenez et al. 2020, appendix C.2, example 3.
+
+    Example:
+        >>> from pullback.anisotropy.closed_forms import hidden_layer_variance
+        >>> hidden_layer_variance(hidden=10, inputs=6)
+        5.0
     """
     return (inputs if printed else hidden) / 2 * theta**2 * phi**2
 
@@ -288,17 +329,37 @@ def rectified_pooled_covariance(
     at: Float[Tensor, " D"],
     theta: int | float = 1.0,
     phi: int | float = 1.0,
+    printed: bool = False,
 ) -> Float[Tensor, "D D"]:
     """The gradient covariance of `theta^T A (m * relu(phi * x))` at x.
 
+    Args:
+        response: m, real.
+        factor: S.
+        at: x.
+        theta: standard deviation of the weights theta.
+        phi: of phi.
+        printed: with the source's second moment of a rectified weight, `(1 - 2 / pi) phi^2 / 2`
+            where x is not zero.
+
     Source:
-        Ortiz-Jimenez et al. 2020, appendix C.2, example 4, with the second moment corrected.
+        Ortiz-Jimenez et al. 2020, appendix C.2, example 4.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy.closed_forms import rectified_pooled_covariance
+        >>> response = torch.tensor([1.0, 0.5])
+        >>> rectified_pooled_covariance(response, factor=2, at=torch.tensor([1.0, -1.0]))
+        tensor([[ 0.2500, -0.0398],
+                [-0.0398,  0.0625]])
     """
     size = len(response)
     _check_factor(size, factor)
     signs = at.sign()
     moments = phi**2 / (2 * math.pi) * signs.outer(signs)
-    moments.diagonal().copy_(torch.where(at == 0, phi**2, phi**2 / 2))
+    moments.diagonal().copy_(
+        torch.where(at == 0, phi**2, phi**2 / 2 * ((1 - 2 / math.pi) if printed else 1))
+    )
     places = torch.arange(size) % (size // factor)
     together = places[:, None] == places
     found: Tensor = theta**2 / factor * together * response.outer(response) * moments
@@ -312,6 +373,11 @@ def marchenko_pastur(size: int, samples: int) -> tuple[float, float]:
 
     Raises:
         InputError: fewer samples than dimensions.
+
+    Example:
+        >>> from pullback.anisotropy.closed_forms import marchenko_pastur
+        >>> marchenko_pastur(size=100, samples=400)
+        (0.25, 2.25)
     """
     if not 0 < size <= samples:
         raise InputError(f"size, samples: {size}, {samples}; give at least as many samples")

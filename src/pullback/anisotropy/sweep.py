@@ -350,6 +350,17 @@ def sample_complexity(
 
     Source:
         Ortiz-Jimenez et al. 2020, appendix D.3.2.
+
+    Example:
+        >>> from pullback.anisotropy import Recipe, fourier_basis, models, sample_complexity
+        >>> shape, basis = (1, 4, 4), fourier_basis((4, 4))
+        >>> make_model = lambda: models.logistic_regression(shape)
+        >>> recipe = Recipe(tests=500, epochs=5)
+        >>> found = sample_complexity(
+        ...     make_model, basis.vectors, shape, sizes=(20, 2000), places=(0, 5), recipe=recipe
+        ... )
+        >>> found.accuracies.shape, bool((found.needed(0.9) <= 2000).all())
+        (torch.Size([2, 2]), True)
     """
     if not sizes:
         raise InputError("sizes: none; give numbers of samples")

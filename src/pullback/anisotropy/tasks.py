@@ -250,6 +250,15 @@ def two_features(
 
     Source:
         Ortiz-Jimenez 2023, section 3.4.3.
+
+    Example:
+        >>> import torch
+        >>> from pullback.anisotropy import fourier_basis, two_features
+        >>> images, labels = torch.randn(50, 3, 8, 8), torch.ones(50)
+        >>> direction = fourier_basis((8, 8)).vectors[3].view(8, 8)
+        >>> samples = two_features((images, labels), (images, labels), direction)
+        >>> samples.train[0].shape, float(samples.channel_alone[0][:, :3].abs().max())
+        (torch.Size([50, 4, 8, 8]), 0.0)
     """
     joined = []
     for place, (images, labels) in enumerate((train, test)):
