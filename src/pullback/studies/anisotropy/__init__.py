@@ -10,5 +10,6 @@ from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
     own_directions,
     poisoning,
     sample_complexity,
+    pooling_theory,
     underspecification,
 )
