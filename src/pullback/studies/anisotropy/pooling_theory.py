@@ -424,13 +424,14 @@ def _information(results: Sequence[Result]) -> Panel:
 def _losses(results: Sequence[Result]) -> Panel:
     order = np.argsort(results[0]["zeta"])[::-1].tolist()
     colours = style.by_depth([str(place) for place in order])
+    named = style.legend_names(list(colours), limit=10)
     means = np.mean([one["losses"] for one in results], 0)
     moments = results[0]["moments"]
     with style.axes() as (canvas, ax):
         for place in order:
             ax.plot(
                 moments, means[place], color=colours[str(place)],
-                label=f"ζ = {_short(results, place)}",
+                label=f"ζ = {_short(results, place)}" if str(place) in named else None,
             )  # fmt: skip
         ax.axhline(results[0]["best"], linestyle=":", color=style.FAINT)
         ax.set_ylim(bottom=0)
