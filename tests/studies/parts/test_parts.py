@@ -7,6 +7,7 @@ import base64
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import pullback as pb
 from pullback.studies.parts import (
@@ -15,6 +16,7 @@ from pullback.studies.parts import (
     Descent,
     curves_panel,
     drawn,
+    fan_in_start,
     logistic,
     perceptron,
     rank_correlation,
@@ -51,6 +53,14 @@ class TestNetworks:
         one, two = (started(lambda: perceptron((6,)), seed=5) for _ in range(2))
         assert torch.equal(torch.random.get_rng_state(), before)
         assert all(map(torch.equal, one.parameters(), two.parameters()))
+
+    def test_other_networks_start_with_the_variance_of_the_fan_in_where_asked_to(self) -> None:
+        layers = nn.Conv2d(2, 300, 5), nn.BatchNorm2d(300), nn.Flatten(), nn.Linear(2700, 40)
+        found = fan_in_start(nn.Sequential(*layers))
+        assert found[0].weight.var().item() == pytest.approx(1 / 50, rel=0.05)
+        assert found[3].weight.var().item() == pytest.approx(1 / 2700, rel=0.05)
+        assert not found[0].bias.any() and not found[3].bias.any()
+        assert bool((found[1].weight == 1).all())
 
     def test_the_residual_network_starts_with_the_stated_variances(self) -> None:
         block = resnet((3, 8, 8), width=64)[3]  # type: ignore[index]

@@ -19,6 +19,7 @@ from pullback.studies.parts import (
     Curve,
     Descent,
     drawn,
+    fan_in_start,
     logistic,
     right,
     started,
@@ -34,9 +35,7 @@ AT_ONCE = 1000  # images, where outputs are wanted without gradients
 def begun(network: str, shape: Sequence[int], seed: int) -> nn.Module:
     """A network with one output, at the start that the documents' code gives it.
 
-    Weights have variance 1/n, with n the fan-in, and biases are zero, as is usual in Flax; torch's
-    own start has a third of that variance, from which a LeNet takes many times the updates. The
-    residual network keeps its own.
+    The residual network keeps its own.
 
     Args:
         network: "mlp", "lenet" or "resnet".
@@ -46,11 +45,7 @@ def begun(network: str, shape: Sequence[int], seed: int) -> nn.Module:
 
     def make() -> nn.Module:
         module = NETWORKS[network](shape)
-        if network != "resnet":
-            for name, one in module.named_parameters():
-                bias = name.endswith("bias")
-                nn.init.zeros_(one) if bias else nn.init.normal_(one, std=one[0].numel() ** -0.5)
-        return module
+        return module if network == "resnet" else fan_in_start(module)
 
     return started(make, seed)
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pullback.studies.parts.networks import NETWORKS, Network, lenet, perceptron, resnet, started
+from pullback.studies.parts.networks import (
+    NETWORKS,
+    Network,
+    fan_in_start,
+    lenet,
+    perceptron,
+    resnet,
+    started,
+)
 from pullback.studies.parts.panels import Curve, curves_panel
 from pullback.studies.parts.samples import drawn
 from pullback.studies.parts.statistics import rank_correlation
@@ -23,6 +31,7 @@ __all__ = [
     "Network",
     "curves_panel",
     "drawn",
+    "fan_in_start",
     "lenet",
     "logistic",
     "perceptron",
