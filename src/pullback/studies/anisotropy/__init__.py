@@ -8,6 +8,7 @@ from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
     directional_bias,
     flip,
     own_directions,
+    kernel_directions,
     poisoning,
     sample_complexity,
     pooling_theory,
