@@ -128,7 +128,7 @@ class KernelDirections(Study):
         "quick": Settings(),
         "full": Settings(
             networks=("lenet", "resnet18"), width=0.125, side=32, samples=4000, tests=4000,
-            places=(0, 2, 5, 10, 20, 50, 100, 200, 400, 800),
+            places=(0, 10, 25, 50, 100, 150, 200, 300, 400, 600),
             descent=Descent(epochs=30, batch=128), pictures=9,
         ),
         "paper": Settings(
