@@ -1,4 +1,4 @@
-"""The directions that an architecture prefers (Ortiz-Jimenez et al. 2020)."""
+"""The directions that an architecture prefers (Ortiz-Jimenez et al. 2020 and 2021)."""
 
 from __future__ import annotations
 
