@@ -7,10 +7,10 @@ from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
     convergence,
     directional_bias,
     flip,
-    own_directions,
     kernel_directions,
+    own_directions,
     poisoning,
-    sample_complexity,
     pooling_theory,
+    sample_complexity,
     underspecification,
 )

@@ -288,8 +288,7 @@ def _pooled_real(
 ) -> tuple[Float[Tensor, "n M"], Float[Tensor, " n"]]:
     """Twice as many pooled samples as are fitted, of the real vector of a frequency."""
     basis = fourier_basis((settings.size,))
-    wanted = (basis.frequencies[:, 0].abs() == frequency) & ~basis.imaginary
-    (direction,) = basis.vectors[wanted]
+    direction = basis.vectors[basis.place((frequency,))]
     x, y = separable(direction, 2 * settings.samples, settings.epsilon, settings.sigma, seed)
     return _pooled(x, settings.factor), y
 
