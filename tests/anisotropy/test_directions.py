@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -344,6 +345,9 @@ class TestRuns:
         assert again.settings == found.settings and again.shape == (1, 10, 10)
         assert again.image(3).shape == (1, 10, 10)
         assert "derivative of f" in again.meaning
+        one = directions(pooled, (6,), method="mean mixed", networks=1)
+        one.save(tmp_path / "one.safetensors")
+        assert bool(Directions.load(tmp_path / "one.safetensors").overlap.isnan().all())
         (tmp_path / "other.safetensors").write_bytes(b"nothing")
         with pytest.raises(InputError, match="holds no directions"):
             Directions.load(tmp_path / "other.safetensors")
@@ -362,6 +366,74 @@ class TestRuns:
             total += gradient.outer(gradient) / 8
         values = torch.linalg.eigvalsh(total).flip(0)
         torch.testing.assert_close(found.spectrum, values, atol=1e-8, rtol=1e-4)
+
+
+class TestArrays:
+    """Directions that somebody else found, in the form in which they are published."""
+
+    def test_principal_components_give_the_librarys_directions(self, tmp_path: Path) -> None:
+        """Singular values and all vectors but the last, in single precision, by way of a file."""
+        scales = np.linspace(2, 0.5, 12)
+        gradients = np.random.default_rng(0).normal(size=(400, 12)) * scales
+        _, singular, right = np.linalg.svd(gradients, full_matrices=False)
+        np.savez(tmp_path / "a.npz", u=right[:11].astype(np.float32), s=singular[:11])
+        file = np.load(tmp_path / "a.npz")
+        found = Directions.from_arrays(file["u"], file["s"], (1, 3, 4), True, networks=400)
+        values, vectors = np.linalg.eigh(gradients.T @ gradients / 400)
+        np.testing.assert_allclose(found.spectrum[:11], values[:0:-1], rtol=1e-6)
+        assert float(found.spectrum[11]) == 0
+        cosines = np.abs((found.vectors.numpy() * vectors.T[::-1]).sum(1))
+        np.testing.assert_allclose(cosines, 1, atol=1e-5)
+        assert found.rank == 11 and found.image(11).shape == (1, 3, 4)
+        said = "squared singular value of each direction, as given, over 400 networks"
+        assert found.meaning == said
+        plain = Directions.from_arrays(file["u"], file["s"], (1, 3, 4), singular=True)
+        torch.testing.assert_close(plain.spectrum, 400 * found.spectrum)
+
+    def test_our_own_come_back(self, tmp_path: Path) -> None:
+        made = directions(small_lenet, (1, 10, 10), networks=300)
+        np.save(tmp_path / "u.npy", made.vectors[:99].numpy())
+        np.save(tmp_path / "values.npy", made.spectrum[:99].numpy())
+        arrays = (np.load(tmp_path / name) for name in ("u.npy", "values.npy"))
+        found = Directions.from_arrays(*arrays, (1, 10, 10))
+        assert torch.equal(found.vectors[:99], made.vectors[:99])
+        assert torch.equal(found.spectrum[:99], made.spectrum[:99])
+        assert float(found.vectors[99] @ made.vectors[99]) ** 2 == pytest.approx(1)
+        whole = Directions.from_arrays(made.vectors, made.spectrum, (1, 10, 10))
+        assert torch.equal(whole.vectors, made.vectors) and whole.settings["missing"] == 0
+
+    def test_what_is_unknown_is_said_and_stays_so_in_a_file(self, tmp_path: Path) -> None:
+        found = Directions.from_arrays(np.eye(6)[:3], [3, 2, 1], (6,))
+        found.save(tmp_path / "found.safetensors")
+        for one in (found, Directions.load(tmp_path / "found.safetensors")):
+            assert bool(one.stderr.isnan().all()) and bool(one.overlap.isnan().all())
+            assert one.groups is None and one.rank == 3
+            share = one.estimate(lambda spectrum: float(spectrum[0] / spectrum.sum()))
+            assert (share.value, share.samples) == (0.5, 0) and share.stderr != share.stderr
+            assert one.settings["method"] == "given" and one.settings["missing"] == 3
+            assert float(one.vectors[3:, :3].abs().max()) < 1e-12
+
+    @pytest.mark.parametrize(
+        ("vectors", "spectrum", "options", "named"),
+        [
+            (np.eye(4).T[:, :3], [3, 2, 1], {}, r"vectors: shape \(4, 3\); give vectors of 4"),
+            (np.ones(4), [1], {}, r"vectors: shape \(4,\)"),
+            (np.ones((2, 4)), [2, 1], {}, "vectors: not orthonormal"),
+            (np.full((1, 4), np.nan), [1], {}, "vectors: not orthonormal"),
+            (np.eye(4), [3, 2, 1], {}, r"spectrum: shape \(3,\) for 4 vectors"),
+            (np.eye(4), [1, 2, 3, 4], {}, "spectrum: give finite numbers that fall"),
+            (np.eye(4), [0, 0, 0, 0], {}, "spectrum: give finite numbers that fall"),
+            (np.eye(4), [2, 1, 1, np.nan], {}, "spectrum: give finite numbers"),
+            (np.eye(4), [2, 1, 1, -1], {"singular": True}, "spectrum, networks: -1 at the end"),
+            (np.eye(4), [2, 1, 1, 1], {"singular": True, "networks": 0}, "networks: .* 0; sing"),
+            (np.eye(4), [2, 1, 1, 1], {"networks": 5}, "networks: 5; they are those of singular"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_used_is_refused(
+        self, vectors: np.ndarray, spectrum: list[float], options: dict, named: str
+    ) -> None:
+        with pytest.raises(InputError, match=named):
+            Directions.from_arrays(vectors, spectrum, (4,), **options)
 
 
 class TestPopulation:

@@ -19,7 +19,9 @@ from pullback.report.anisotropy import (
     anisotropy_figures,
     make,
     make_anisotropy_report,
+    render_anisotropy,
 )
+from pullback.report.anisotropy.figures import draw
 from pullback.report.anisotropy.measure import direction_numbers
 from pullback.report.anisotropy.networks import factory
 from pullback.report.anisotropy.page import with_error
@@ -264,6 +266,27 @@ class TestFigures:
         heights = [float(bar[1, 1] - bar[0, 1]) / 2 for bar in bars]
         relative = (colours.stderr / colours.spectrum[0]).numpy()
         assert heights[0] == pytest.approx(relative[0], rel=1e-6)
+
+    def test_directions_that_were_given_have_all_but_errors_and_halves(
+        self, colours: Directions
+    ) -> None:
+        given = Directions.from_arrays(colours.vectors[:59], colours.spectrum[:59], (3, 4, 5))
+        assert list(anisotropy_figures(given)) == ["gallery", "spectrum", "share"]
+        numbers = direction_numbers(given)
+        assert numbers["stderr"] is None and numbers["overlap"] is None and numbers["rank"] == 59
+        assert numbers["effective_rank"]["stderr"] is None
+        drawn = draw(numbers)
+        assert list(drawn) == ["gallery", "spectrum"]
+        assert "value of each direction, as given. Second" in drawn["spectrum"][0].reading
+        drawn = draw(direction_numbers(colours))
+        assert ", with one standard error. Second" in drawn["spectrum"][0].reading
+
+    def test_a_page_of_directions_that_were_given(
+        self, preferred: Finished, colours: Directions
+    ) -> None:
+        given = Directions.from_arrays(colours.vectors[:59], colours.spectrum[:59], (3, 4, 5))
+        html = render_anisotropy({**preferred.numbers, "directions": direction_numbers(given)})
+        assert "as given" in html and "overlap-section" not in html and "59" in html
 
     def test_inputs_of_more_dimensions_have_no_gallery(self, colours: Directions) -> None:
         other = Directions(

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pullback.anisotropy.bases import check_basis
 from pullback.anisotropy.gradients import GradientCovariance
 from pullback.anisotropy.kernels import SETS, KernelAlignment
 from pullback.anisotropy.mixed import MixedDerivative
@@ -30,7 +33,9 @@ METHODS = {"gradient": 10_000, "mixed": 100, "mean mixed": 100, "kernel": 1}  # 
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """Orthonormal directions of the input space, the most preferred first. Made by `directions`.
+    """Orthonormal directions of the input space, the most preferred first.
+
+    Made by `directions`, or from published ones by `from_arrays`.
 
     Attributes:
         vectors: the directions, one a row, shape (D, D); their signs are arbitrary, and where
@@ -102,9 +107,10 @@ class Directions:
 
     def save(self, path: str | Path) -> None:
         """Write everything to a file (.safetensors)."""
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        if self.groups is not None:
-            tensors["groups"] = self.groups.contiguous()
+        names = _TENSORS if self.groups is None else (*_TENSORS, "groups")
+        # Copies, because the file takes no two tensors in the same memory.
+        own = torch.contiguous_format
+        tensors = {name: getattr(self, name).clone(memory_format=own) for name in names}
         known = {"settings": json.dumps(dict(self.settings)), "shape": json.dumps(self.shape)}
         save_file(tensors, path, known)
 
@@ -125,8 +131,91 @@ class Directions:
             raise InputError(f"path: {path} holds no directions: {problem!r}") from None
         return cls(**tensors, settings=settings, shape=tuple(shape))
 
+    @classmethod
+    def from_arrays(
+        cls,
+        vectors: ArrayLike,
+        spectrum: ArrayLike,
+        shape: Sequence[int],
+        singular: bool = False,
+        networks: int | None = None,
+    ) -> Directions:
+        """Directions that somebody else found, as `numpy.load` reads them.
+
+        Where the last ones are missing, orthonormal vectors with 0 in the spectrum take their
+        places: a single one is known but for its sign, of several only the space. Errors, halves
+        and groups are unknown.
+
+        Args:
+            vectors: orthonormal, one a row, the most preferred first, shape (k, D).
+            spectrum: how much is found along each, shape (k,), falling.
+            shape: of one input, of D numbers.
+            singular: whether the spectrum is of singular values of the gradients of many networks,
+                one gradient a row, as principal component analysis gives them: these are squared.
+                Published files named "eigenvals" hold such.
+            networks: of how many gradients, by which the squares are then divided; 10,000 in the
+                published files. None leaves that factor out.
+
+        Raises:
+            InputError: vectors that are not orthonormal; a spectrum of another length, that rises,
+                or has nothing positive; a shape of another size.
+
+        Source:
+            Ortiz-Jimenez et al. 2020, appendix D.1, and the files published with it.
+
+        Example:
+            >>> import numpy as np
+            >>> from pullback.anisotropy import Directions
+            >>> found = Directions.from_arrays(np.eye(4)[:3], [4, 2, 1], (1, 2, 2), singular=True)
+            >>> found.spectrum.tolist(), found.vectors[-1].abs().tolist(), found.rank
+            ([16.0, 4.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], 3)
+        """
+        rows = torch.tensor(np.asarray(vectors, dtype=np.float64))
+        size = math.prod(shape)
+        check_basis(rows, size, "vectors")
+        values = _given(spectrum, len(rows), singular, networks)
+        missing = size - len(rows)
+        # The last columns of a whole QR decomposition are orthogonal to all that came in.
+        rest = torch.linalg.qr(rows.T, mode="complete")[0].T[len(rows) :]
+        kind = "squared singular value" if singular else "value"
+        over = "" if networks is None else f", over {networks:,} networks"
+        settings = {
+            "method": "given", "networks": networks, "singular": singular, "missing": missing,
+            "meaning": f"{kind} of each direction, as given{over}",
+        }  # fmt: skip
+        unknown = torch.full((size,), math.nan, dtype=torch.float64)
+        whole, full = torch.cat([rows, rest]), torch.cat([values, values.new_zeros(missing)])
+        return cls(whole, full, unknown, unknown, settings, tuple(shape))
+
 
 _TENSORS = ("vectors", "spectrum", "stderr", "overlap")
+
+
+def _given(
+    spectrum: ArrayLike, count: int, singular: bool, networks: int | None
+) -> Float[Tensor, " k"]:
+    """The spectrum of directions that somebody else found.
+
+    Raises:
+        InputError: it cannot be one.
+    """
+    values = torch.tensor(np.asarray(spectrum, dtype=np.float64))
+    if values.shape != (count,):
+        raise InputError(
+            f"spectrum: shape {tuple(values.shape)} for {count} vectors; give one number for each"
+        )
+    if not (all_finite(values) and values[0] > 0 and bool((values.diff() <= 0).all())):
+        raise InputError("spectrum: give finite numbers that fall, the first of them positive")
+    if not singular:
+        if networks is not None:
+            raise InputError(f"networks: {networks}; they are those of singular values alone")
+        return values
+    if values[-1] < 0 or not (networks is None or networks > 0):
+        raise InputError(
+            f"spectrum, networks: {float(values[-1]):g} at the end, {networks}; singular values "
+            "are not negative, and of at least one network"
+        )
+    return values.square() / (1 if networks is None else networks)
 
 
 def overlap(one: Float[Tensor, "D D"], other: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:

@@ -83,7 +83,7 @@ def anisotropy_figures(found: Directions, pictures: int = PICTURES) -> dict[str,
 
 def draw(numbers: DirectionNumbers) -> Figures:
     """All figures by section of the page; those that there are no numbers for are left out."""
-    count = len(numbers["pictures"] or ())
+    count, known = len(numbers["pictures"] or ()), numbers["stderr"] is not None
     groups = [gallery(numbers, start, ABREAST) for start in range(0, count, ABREAST)]
     found = {
         "gallery": _figure(
@@ -98,9 +98,9 @@ def draw(numbers: DirectionNumbers) -> Figures:
         "spectrum": _figure(
             "spectrum",
             "How much is found along each direction",
-            f"First, the {numbers['meaning']}, with one standard error. Second, the share of the "
-            "first directions in the sum; the dotted line is that of an architecture without "
-            "preferences.",
+            f"First, the {numbers['meaning']}{', with one standard error' * known}. Second, the "
+            "share of the first directions in the sum; the dotted line is that of an architecture "
+            "without preferences.",
             [spectrum(numbers), share(numbers)],
         ),
         "overlap": _figure(
