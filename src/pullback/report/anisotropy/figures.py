@@ -75,7 +75,7 @@ def anisotropy_figures(found: Directions, pictures: int = PICTURES) -> dict[str,
     numbers = direction_numbers(found, pictures)
     drawn = {"spectrum": spectrum(numbers), "share": share(numbers)}
     if numbers["pictures"]:
-        drawn = {"gallery": gallery(numbers, 0, pictures), **drawn}
+        drawn = {"gallery": gallery(numbers["pictures"], _shares(numbers)), **drawn}
     if numbers["overlap"]:
         drawn["overlap"] = overlap(numbers)
     return {name: one.canvas for name, one in drawn.items()}
@@ -83,8 +83,7 @@ def anisotropy_figures(found: Directions, pictures: int = PICTURES) -> dict[str,
 
 def draw(numbers: DirectionNumbers) -> Figures:
     """All figures by section of the page; those that there are no numbers for are left out."""
-    count, known = len(numbers["pictures"] or ()), numbers["stderr"] is not None
-    groups = [gallery(numbers, start, ABREAST) for start in range(0, count, ABREAST)]
+    known = numbers["stderr"] is not None
     found = {
         "gallery": _figure(
             "gallery",
@@ -93,7 +92,7 @@ def draw(numbers: DirectionNumbers) -> Figures:
             "arbitrary. Below, the energy of its Fourier transform, zero frequency in the middle, "
             "with the frequency that has most of it. Where neighbours in the spectrum nearly "
             "coincide only the space that they span means something.",
-            groups,
+            galleries(numbers),
         ),
         "spectrum": _figure(
             "spectrum",
@@ -131,35 +130,52 @@ def _figure(name: str, title: str, reading: str, drawn: Sequence[Drawing]) -> li
     return [Figure(name, title, reading, panels)] if panels else []
 
 
-def gallery(numbers: DirectionNumbers, start: int, count: int) -> Drawing:
-    """Some directions, three abreast, each above its energy."""
-    shown = (numbers["pictures"] or [])[start : start + count]
-    rows = -(-len(shown) // ABREAST)
-    total = sum(numbers["spectrum"])
+def galleries(numbers: DirectionNumbers) -> list[Drawing]:
+    """All directions that there are pictures of, three to a drawing."""
+    pictures, shares = numbers["pictures"] or [], _shares(numbers)
+    return [
+        gallery(pictures[start : start + ABREAST], shares[start:], start + 1)
+        for start in range(0, len(pictures), ABREAST)
+    ]
+
+
+def gallery(pictures: Sequence[PictureNumbers], shares: Sequence[float], first: int = 1) -> Drawing:
+    """Some directions, three abreast, each above its energy.
+
+    Args:
+        pictures: the directions.
+        shares: of each in all that is found, and of others behind them.
+        first: the number of the first of them.
+    """
+    rows = -(-len(pictures) // ABREAST)
     with mpl.rc_context(style.SETTINGS):
         canvas = Canvas(figsize=(4.8, 3.75 * rows), layout="constrained")
         grid = canvas.subplots(2 * rows, ABREAST, squeeze=False)
         for ax in grid.flat:
             ax.set_axis_off()
-        for place, picture in enumerate(shown):
+        for place, picture in enumerate(pictures):
             row, column = divmod(place, ABREAST)
-            number = start + place
             above, below = grid[2 * row, column], grid[2 * row + 1, column]
             _direction(above, picture)
-            above.set_title(
-                f"No. {number + 1}: {100 * numbers['spectrum'][number] / total:.2g}%", fontsize=9
-            )
+            above.set_title(f"No. {first + place}: {100 * shares[place]:.2g}%", fontsize=9)
             _energy(below, picture)
-            below.set_title(_peak(picture), fontsize=9)
-    last = start + len(shown)
+            below.set_title(peak(picture), fontsize=9)
+    last = first + len(pictures) - 1
     words = "; ".join(
-        f"number {start + place + 1}, energy {_peak(picture)}"
-        for place, picture in enumerate(shown)
+        f"number {number}, energy {peak(picture)}"
+        for number, picture in enumerate(pictures, start=first)
     )
-    return Drawing(canvas, f"Directions {start + 1} to {last}", f"Directions: {words}.")
+    return Drawing(canvas, f"Directions {first} to {last}", f"Directions: {words}.")
 
 
-def _peak(picture: PictureNumbers) -> str:
+def _shares(numbers: DirectionNumbers) -> list[float]:
+    """Of each direction in the sum of the spectrum."""
+    total = sum(numbers["spectrum"])
+    return [value / total for value in numbers["spectrum"]]
+
+
+def peak(picture: PictureNumbers) -> str:
+    """The frequency that has most of the energy, in words."""
     rows = len(picture["energy"])
     where = picture["peak"] if rows > 1 else picture["peak"][1:]
     return f"{100 * picture['peak_energy']:.2g}% at {', '.join(map(str, where))}"

@@ -61,10 +61,11 @@ def _pictures(found: Directions, count: int) -> list[PictureNumbers] | None:
     if len(found.shape) > 3:
         return None
     rows = (1,) * (3 - len(found.shape)) + found.shape
-    return [_picture(one.view(rows)) for one in found.vectors[:count]]
+    return [picture(one.view(rows)) for one in found.vectors[:count]]
 
 
-def _picture(channels: Float[Tensor, "c h w"]) -> PictureNumbers:
+def picture(channels: Float[Tensor, "c h w"]) -> PictureNumbers:
+    """A direction with the energy of its Fourier transform."""
     energy = torch.fft.fft2(channels, norm="ortho").abs().square().sum(0)
     mirrored = energy.flip(0, 1).roll((1, 1), (0, 1))
     sizes = torch.tensor(energy.shape)

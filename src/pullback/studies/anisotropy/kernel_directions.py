@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pullback.anisotropy import Directions, directions, models, overlap, separable
 from pullback.anisotropy.population import Population
 from pullback.linear.model import linearize
-from pullback.report.anisotropy.figures import ABREAST, gallery
+from pullback.report.anisotropy.figures import galleries
 from pullback.report.anisotropy.measure import direction_numbers
 from pullback.report.figures import style
 from pullback.report.figures.style import Figure
@@ -289,8 +289,6 @@ def _figures(name: str, places: Sequence[int], found: Sequence[dict[str, Any]]) 
             style.TEST, "s--",
         ),
     ]  # fmt: skip
-    shown = found[0]["directions"]
-    groups = [gallery(shown, start, ABREAST) for start in range(0, len(shown["pictures"]), ABREAST)]
     return [
         Figure(
             f"{name}-accuracy",
@@ -313,7 +311,10 @@ def _figures(name: str, places: Sequence[int], found: Sequence[dict[str, Any]]) 
             "Of the first seed: above, each direction as an image, red positive and blue negative, "
             "with its share of all alignment; below, the energy of its Fourier transform, zero "
             "frequency in the middle, with the frequency that has most of it.",
-            tuple(style.panel(one.canvas, one.title, one.alt) for one in groups),
+            tuple(
+                style.panel(one.canvas, one.title, one.alt)
+                for one in galleries(found[0]["directions"])
+            ),
         ),
     ]  # fmt: skip
 
