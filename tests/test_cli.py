@@ -108,8 +108,8 @@ class TestNads:
         assert "nads" in run.invoke(cli.app, ["--help"]).output
         shown = run.invoke(cli.app, ["nads", "--help"], env={"COLUMNS": "200"}).output
         for option in (
-            "--model", "--shape", "--method", "--networks", "--step", "--at", "--samples",
-            "--outputs", "--seed", "--out", "--threads", "--resume",
+            "--model", "--width", "--shape", "--method", "--networks", "--step", "--at",
+            "--samples", "--outputs", "--seed", "--out", "--threads", "--resume",
         ):  # fmt: skip
             assert option in shown
 
@@ -117,11 +117,11 @@ class TestNads:
         words = (
             "nads --model m.py:f --shape 3x8x8 --method kernel --networks 3 --step 100 --at zero"
         )
-        more = "--samples 64 --outputs 0,1 --seed 2 --out there --resume"
+        more = "--samples 64 --outputs 0,1 --seed 2 --width 0.5 --out there --resume"
         result = run.invoke(cli.app, [*words.split(), *more.split()])
         assert result.stdout.splitlines()[-1] == "there/nads.html"
         assert asked == [
-            AnisotropySettings("m.py:f", "3x8x8", "kernel", 3, 100.0, "zero", 64, "0,1", 2),
+            AnisotropySettings("m.py:f", "3x8x8", "kernel", 3, 100.0, "zero", 64, "0,1", 2, 0.5),
             Path("there"), True, True,
         ]  # fmt: skip
 

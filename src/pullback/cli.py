@@ -183,6 +183,9 @@ def nads(
             "torch.nn.Module each time; it is called with the shape if it needs an argument."
         ),
     ] = DEFAULT_NADS.model,
+    width: Annotated[
+        float, typer.Option(help="A factor of the numbers of channels and hidden units.")
+    ] = DEFAULT_NADS.width,
     shape: Annotated[str, typer.Option(help="Of one input, such as 1x32x32.")] = DEFAULT_NADS.shape,
     method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = DEFAULT_NADS.method,
     networks: Annotated[
@@ -219,7 +222,7 @@ def nads(
     """
     with complaints():
         settings = AnisotropySettings(
-            model, shape, method, networks, step, at, samples, outputs, seed
+            model, shape, method, networks, step, at, samples, outputs, seed, width
         )
         use_threads(threads)
         page = make_anisotropy_report(settings, out, resume=resume, progress=True)

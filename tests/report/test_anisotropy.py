@@ -13,6 +13,7 @@ import torch
 
 from pullback import InputError
 from pullback.anisotropy import Directions, directions, fourier_basis
+from pullback.anisotropy.models import ARCHITECTURES
 from pullback.anisotropy.population import Population, State
 from pullback.report.anisotropy import (
     AnisotropySettings,
@@ -172,6 +173,14 @@ class TestChoices:
             factory(settings), (6,), outputs=(0, 1), seed=1, **{**default, **options}
         )
         assert torch.equal(found.spectrum, expected.spectrum)
+
+    @pytest.mark.parametrize("model", list(ARCHITECTURES))
+    def test_named_architectures_can_be_narrow(self, model: str) -> None:
+        for width in (1 / 32, 1.0):
+            made = factory(AnisotropySettings(model, "1x32x32", width=width))()
+            expected = ARCHITECTURES[model]((1, 32, 32), 1, width=width)
+            shapes, others = ([one.shape for one in net.parameters()] for net in (made, expected))
+            assert shapes == others
 
     def test_one_network_has_no_errors(self, code: Path, tmp_path: Path) -> None:
         found = report(small(code, networks=1), tmp_path)["directions"]
@@ -353,6 +362,8 @@ class TestBadInput:
             ({"outputs": "1,2,3"}, "outputs: '1,2,3'"),
             ({"model": "alexnet"}, "model: 'alexnet' is unknown"),
             ({"model": "no.py:f"}, "model: there is no file"),
+            ({"model": "{code}:small", "width": 0.5}, "width: 0.5, for"),
+            ({"width": 0.0}, "width: 1, 0.0"),
             ({"model": "{code}:nothing"}, "returned str"),
             ({"model": "{code}:trouble"}, "trouble failed: RuntimeError: out of order"),
             ({"model": "{code}:smooth", "shape": "5"}, "does not take inputs of shape"),

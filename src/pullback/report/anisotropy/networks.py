@@ -19,10 +19,12 @@ def factory(settings: AnisotropySettings) -> MakeModel:
     A built-in one has as many outputs as the settings name.
 
     Raises:
-        InputError: an unknown name, or a file without that function.
+        InputError: an unknown name, a file without that function, or a width for a file.
     """
     name, read_out = settings.model, settings.read_out
     if user_code.names_a_function(name):
+        if settings.width != 1:
+            raise InputError(f"width: {settings.width}, for {name}; it is that of named ones alone")
         function = user_code.load_function("model", name)
         arguments = (settings.sizes,) if _needs_one(function) else ()
         return partial(user_code.call, "model", function, *arguments)
@@ -32,7 +34,7 @@ def factory(settings: AnisotropySettings) -> MakeModel:
             "FILE.py:function"
         )
     highest = max(read_out) if isinstance(read_out, tuple) else read_out or 0
-    return partial(ARCHITECTURES[name], settings.sizes, highest + 1)
+    return partial(ARCHITECTURES[name], settings.sizes, highest + 1, width=settings.width)
 
 
 def _needs_one(function: Callable[..., object]) -> bool:

@@ -28,6 +28,7 @@ class AnisotropySettings:
         outputs: which output: None for the only one, the number of one, or two numbers "a,b" for
             output b minus output a.
         seed: of everything random.
+        width: a factor of the numbers of channels and hidden units of a named architecture.
     """
 
     model: str = "lenet"
@@ -39,6 +40,7 @@ class AnisotropySettings:
     samples: int | None = None
     outputs: str | None = None
     seed: int = 0
+    width: int | float = 1.0
 
     def __post_init__(self) -> None:
         sizes = self.shape.split("x")
