@@ -12,5 +12,6 @@ from pullback.studies.anisotropy import (  # noqa: F401  (each registers)
     poisoning,
     pooling_theory,
     sample_complexity,
+    signatures,
     underspecification,
 )
