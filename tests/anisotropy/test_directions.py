@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback import InputError
-from pullback.anisotropy import Directions, directions, overlap
+from pullback.anisotropy import Directions, directions, mixed, overlap
 from pullback.anisotropy.closed_forms import (
     hidden_layer_variance,
     marchenko_pastur,
@@ -104,6 +104,36 @@ class TestOneNetworkAtATime:
         stacked = {name: one.unsqueeze(0) for name, one in state.items()}
         eye = torch.eye(4, dtype=torch.float64)
         torch.testing.assert_close(mixed.products(stacked, eye), m.T @ m)
+
+    @pytest.mark.parametrize("numbers", [1, 60, 10_000])
+    def test_mixed_derivatives_by_large_steps(
+        self, numbers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`M^T M` with M by columns; of networks with ReLU a large step leads far from M itself."""
+        monkeypatch.setattr(mixed, "COLUMNS", numbers)
+        x = torch.randn(5, dtype=torch.float64)
+
+        def make() -> nn.Module:
+            return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+
+        def gradient(module: nn.Module, at: Tensor) -> Tensor:
+            slopes = torch.autograd.grad(module(at[None]).sum(), list(module.parameters()))
+            return torch.cat([one.flatten() for one in slopes])
+
+        columns = []
+        for state in states(Population(make, (5,), at_most=1), 3):
+            module = module_of(make, state)
+            steps = 30 * torch.eye(5, dtype=torch.float64)
+            pairs = [(gradient(module, x + one), gradient(module, x - one)) for one in steps]
+            columns.append(torch.stack([(ahead - behind) / 60 for ahead, behind in pairs], 1))
+        gram = torch.stack([one.T @ one for one in columns]).mean(0)
+        mean = torch.stack(columns).mean(0)
+        for method, expected in (("mixed", gram), ("mean mixed", mean.T @ mean)):
+            found = directions(make, (5,), method=method, networks=3, step=30, at=x)
+            values = torch.linalg.eigvalsh(expected).flip(0)
+            torch.testing.assert_close(found.spectrum, values, atol=1e-12, rtol=1e-6)
+            along = ((found.vectors @ expected) * found.vectors).sum(1)
+            torch.testing.assert_close(along, values, atol=1e-12, rtol=1e-6)
 
 
 class TestKnownDirections:

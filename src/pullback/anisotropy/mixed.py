@@ -12,13 +12,19 @@ from torch.func import grad, jvp, vmap
 
 from pullback.anisotropy.moments import Moments
 from pullback.anisotropy.population import Population, State
+from pullback.linalg import mirror_
 
 NUMBERS = 2**24  # in the parameters' derivatives that are held at a time
+COLUMNS = 2**25  # in those that are multiplied with each other
 
 
 @dataclass(frozen=True, eq=False)
 class MixedDerivative(Moments):
     """`M^T M` over random networks, M taken as its mean over some inputs.
+
+    As a map of v finite differences are not linear where a step leads far, nor is the exact M^T
+    their adjoint. There M is made of its columns, one for each number of the input, and multiplied
+    with itself: for networks with many parameters far more work, because not all columns fit.
 
     Attributes:
         population: where the networks come from.
@@ -41,6 +47,10 @@ class MixedDerivative(Moments):
         size = len(total)
         state, count = self.population.stack(place), self.weights()[place]
         chosen = {name: tensor[:count] for name, tensor in state.items()}
+        if self.step is not None:
+            for number in range(count):
+                total += self._gram({name: one[[number]] for name, one in chosen.items()})
+            return
         identity = torch.eye(size, dtype=total.dtype)
         at_once = max(1, NUMBERS // sum(tensor.numel() for tensor in chosen.values()))
         for start in range(0, size, at_once):
@@ -62,6 +72,8 @@ class MixedDerivative(Moments):
         size, dtype = self.population.inputs, self.population.dtype
         states = [self.population.one(number) for number in numbers]
         state = {name: torch.stack([one[name] for one in states]) for name in states[0]}
+        if self.step is not None:
+            return self._gram(state)
         at_once = max(1, NUMBERS // sum(state[name].numel() for name in self.population.parameters))
         total = torch.empty(size, size, dtype=dtype)
         for start in range(0, size, at_once):
@@ -69,6 +81,24 @@ class MixedDerivative(Moments):
             mean = {name: one.mean(0) for name, one in self._moved(state, some).items()}
             total[start : start + at_once] = self._back(state, mean).mean(0)
         return total
+
+    def _gram(self, state: State) -> Float[Tensor, "D D"]:
+        """`N^T N` from the columns of N, the mean of M over the networks of a stack."""
+        size, dtype = self.population.inputs, self.population.dtype
+        numbers = sum(state[name].numel() for name in self.population.parameters)
+        places = torch.arange(size).split(max(1, COLUMNS // numbers))
+        identity, total = torch.eye(size, dtype=dtype), torch.zeros(size, size, dtype=dtype)
+        for number, rows in enumerate(places):
+            columns = self._columns(state, identity[rows])
+            total[rows[:, None], rows] = columns @ columns.T
+            for others in places[:number]:
+                total[rows[:, None], others] = columns @ self._columns(state, identity[others]).T
+        return mirror_(total)
+
+    def _columns(self, state: State, v: Float[Tensor, "b D"]) -> Float[Tensor, "b d"]:
+        """`N v` for some v, with N the mean over the networks of a stack."""
+        moved = self._moved(state, v)
+        return torch.cat([one.mean(0).flatten(1) for one in moved.values()], 1)
 
     def _moved(self, state: State, v: Float[Tensor, "b D"]) -> State:
         """`M v` of all networks and some vectors, (t, b, ...)."""
