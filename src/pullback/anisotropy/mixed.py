@@ -48,8 +48,7 @@ class MixedDerivative(Moments):
         state, count = self.population.stack(place), self.weights()[place]
         chosen = {name: tensor[:count] for name, tensor in state.items()}
         if self.step is not None:
-            for number in range(count):
-                total += self._gram({name: one[[number]] for name, one in chosen.items()})
+            total += self._gram(chosen, of_mean=False)
             return
         identity = torch.eye(size, dtype=total.dtype)
         at_once = max(1, NUMBERS // sum(tensor.numel() for tensor in chosen.values()))
@@ -73,7 +72,7 @@ class MixedDerivative(Moments):
         states = [self.population.one(number) for number in numbers]
         state = {name: torch.stack([one[name] for one in states]) for name in states[0]}
         if self.step is not None:
-            return self._gram(state)
+            return self._gram(state, of_mean=True)
         at_once = max(1, NUMBERS // sum(state[name].numel() for name in self.population.parameters))
         total = torch.empty(size, size, dtype=dtype)
         for start in range(0, size, at_once):
@@ -82,23 +81,27 @@ class MixedDerivative(Moments):
             total[start : start + at_once] = self._back(state, mean).mean(0)
         return total
 
-    def _gram(self, state: State) -> Float[Tensor, "D D"]:
-        """`N^T N` from the columns of N, the mean of M over the networks of a stack."""
+    def _gram(self, state: State, of_mean: bool) -> Float[Tensor, "D D"]:
+        """`M^T M` summed over the networks of a stack, or that of their mean, from columns."""
         size, dtype = self.population.inputs, self.population.dtype
         numbers = sum(state[name].numel() for name in self.population.parameters)
         places = torch.arange(size).split(max(1, COLUMNS // numbers))
         identity, total = torch.eye(size, dtype=dtype), torch.zeros(size, size, dtype=dtype)
         for number, rows in enumerate(places):
-            columns = self._columns(state, identity[rows])
+            columns = self._columns(state, identity[rows], of_mean)
             total[rows[:, None], rows] = columns @ columns.T
             for others in places[:number]:
-                total[rows[:, None], others] = columns @ self._columns(state, identity[others]).T
+                beside = self._columns(state, identity[others], of_mean)
+                total[rows[:, None], others] = columns @ beside.T
         return mirror_(total)
 
-    def _columns(self, state: State, v: Float[Tensor, "b D"]) -> Float[Tensor, "b d"]:
-        """`N v` for some v, with N the mean over the networks of a stack."""
-        moved = self._moved(state, v)
-        return torch.cat([one.mean(0).flatten(1) for one in moved.values()], 1)
+    def _columns(self, state: State, v: Float[Tensor, "b D"], of_mean: bool) -> Tensor:
+        """`M v` for some v, one a row: the networks of a stack side by side, or their mean."""
+        moved = self._moved(state, v).values()
+        return torch.cat(
+            [one.mean(0).flatten(1) if of_mean else one.movedim(0, 1).flatten(1) for one in moved],
+            1,
+        )
 
     def _moved(self, state: State, v: Float[Tensor, "b D"]) -> State:
         """`M v` of all networks and some vectors, (t, b, ...)."""
