@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,12 +243,31 @@ StudiesOption = Annotated[Path, typer.Option("--out", help="Folder of all studie
 
 
 @study_app.command("list")
-def list_studies() -> None:
-    """Name the studies, their sources and their claims."""
-    for study in studies.registered():
-        typer.echo(f"{study.name}: {study.title} ({study.source})")
-        for claim in study.claims:
-            typer.echo(f"    {claim.statement}")
+def list_studies(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, to say what it does and claims.")
+    ] = None,
+) -> None:
+    """Name the studies by topic; or say what one of them does, and what it claims."""
+    with complaints(resume=()):
+        if name is not None:
+            describe_study(studies.find(name))
+            return
+        widest = max(len(study.name) for study in studies.registered())
+        for topic, members in studies.topics().items():
+            typer.echo(topic)
+            for study in members:
+                typer.echo(f"    {study.name:<{widest}}  {study.title}")
+
+
+def describe_study(study: studies.Study) -> None:
+    """Its title and source, what is done, and its claims with what they are judged by."""
+    typer.echo(f"{study.title}\n{study.source}\n")
+    typer.echo(textwrap.fill(study.about, 100))
+    for claim in study.claims:
+        side = "above" if claim.above else "below"
+        typer.echo(f"\n{claim.name}: {claim.statement}")
+        typer.echo(f"    {claim.statistic}; has to be {side} {claim.threshold:g}")
 
 
 @study_app.command("run")

@@ -232,7 +232,15 @@ class TestCommand:
         runner = CliRunner()
         listed = runner.invoke(cli.app, ["study", "list"]).stdout
         for study in registered():
-            assert study.name in listed
+            assert f"    {study.name} " in listed
+        topic = "Lazy against hasty training (George 2023, chapter 5)."
+        assert listed.splitlines().count(topic) == 1
+        told = runner.invoke(cli.app, ["study", "list", "toy"]).stdout
+        assert toy.about in told
+        assert "its slope; has to be above 1" in told
+        unknown = runner.invoke(cli.app, ["study", "list", "tox"])
+        assert unknown.exit_code == 2
+        assert "'tox' is no study" in unknown.stderr
         words = ["toy", "--out", str(tmp_path)]
         ran = runner.invoke(cli.app, ["study", "run", *words])
         assert ran.exit_code == 0

@@ -10,7 +10,7 @@ from pullback.studies import (  # noqa: F401  (members register)
 )
 from pullback.studies.claims import Claim, Verdict, judged
 from pullback.studies.run import run_study, show_study, stored, verdicts
-from pullback.studies.study import Result, Row, Study, find, register, registered
+from pullback.studies.study import Result, Row, Study, find, register, registered, topics
 
 __all__ = [
     "Claim",
@@ -25,5 +25,6 @@ __all__ = [
     "run_study",
     "show_study",
     "stored",
+    "topics",
     "verdicts",
 ]

@@ -6,6 +6,7 @@ object of it, and import that file in the folder's `__init__.py`. `parts` has wh
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,16 @@ def register(study: Study) -> None:
 def registered() -> tuple[Study, ...]:
     """All studies, in the order of their registration."""
     return tuple(_STUDIES.values())
+
+
+def topics() -> dict[str, tuple[Study, ...]]:
+    """All studies by what their folder says it is about; those from elsewhere under "Others"."""
+    found: dict[str, tuple[Study, ...]] = {}
+    for study in registered():
+        folder = sys.modules.get(type(study).__module__.rpartition(".")[0])
+        topic = (folder and folder.__doc__) or "Others"
+        found[topic] = (*found.get(topic, ()), study)
+    return found
 
 
 def find(name: str) -> Study:
