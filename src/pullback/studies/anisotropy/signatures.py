@@ -83,9 +83,9 @@ class Settings:
     seeds: int = 3
     side: int = 32
     architectures: tuple[Architecture, ...] = (
-        Architecture("lenet", 1, 48),
-        Architecture("vgg11", 1 / 4, 32),
-        Architecture("resnet18", 1 / 8, 20),
+        Architecture("lenet", 1, 96),
+        Architecture("vgg11", 1 / 4, 60),
+        Architecture("resnet18", 1 / 8, 28),
         Architecture("densenet121", 1 / 16, 10),
         Architecture("perceptron", 1, 16),
         Architecture("logistic-regression", 1, 32),
