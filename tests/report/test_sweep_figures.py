@@ -83,8 +83,10 @@ def test_other_directions_are_refused() -> None:
     found = swept(fourier_basis((6, 6)).vectors, [0])
     with pytest.raises(InputError, match="directions: their vectors"):
         sweep_figures(found, directions=directions(linear, SHAPE, networks=40))
-    with pytest.raises(InputError, match="basis"):
+    with pytest.raises(InputError, match="basis: its vectors"):
         sweep_figures(found, fourier_basis((36,)))
+    with pytest.raises(InputError, match="basis, directions: give one"):
+        sweep_figures(found, fourier_basis((6, 6)), directions(linear, SHAPE, networks=40))
 
 
 def test_a_panel_says_what_it_shows() -> None:

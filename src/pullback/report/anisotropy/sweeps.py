@@ -32,13 +32,13 @@ def sweep_figures(
     Args:
         found: what `pullback.anisotropy.sweep` gave.
         basis: whose vectors the directions of the sweep are.
-        directions: which the directions of the sweep are.
+        directions: which the directions of the sweep are; instead of a basis.
 
     Returns:
         Matplotlib figures by these names, to show or to save.
 
     Raises:
-        InputError: a basis or directions that are not those of the sweep.
+        InputError: a basis or directions that are not those of the sweep, or both.
 
     Source:
         Ortiz-Jimenez et al. 2020, figures 1, 2, 6, 10 and 21.
@@ -52,11 +52,11 @@ def sweep_figures(
         >>> list(sweep_figures(found, basis))
         ['map', 'imaginary map', 'losses']
     """
+    if basis is not None and directions is not None:
+        raise InputError("basis, directions: give one of them, the one that was swept")
     if directions is not None and not found.is_along(directions.vectors):
         raise InputError("directions: their vectors are not the directions of this sweep")
-    drawn = {} if basis is None else _maps(found, basis)
-    if basis is None:
-        drawn["accuracy"] = _accuracy(found, directions)
+    drawn = {"accuracy": _accuracy(found, directions)} if basis is None else _maps(found, basis)
     return {**drawn, "losses": _losses(found)}
 
 
