@@ -107,7 +107,7 @@ def topics() -> dict[str, tuple[Study, ...]]:
     found: dict[str, tuple[Study, ...]] = {}
     for study in registered():
         folder = sys.modules.get(type(study).__module__.rpartition(".")[0])
-        topic = (folder and folder.__doc__) or "Others"
+        topic = ((folder and folder.__doc__) or "Others").strip().splitlines()[0]
         found[topic] = (*found.get(topic, ()), study)
     return found
 
